@@ -1,0 +1,54 @@
+"""`tspo evaluate`: how well a model answers the test questions of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tspo.commands.train import add_config_arguments
+
+_DESCRIPTION = """\
+Let a model answer the test questions (data.test) and print exact match, F1, turns, searches and the share of
+trajectories whose feedback held the answer, each with a bootstrap 95 % interval. The trajectories and the
+summary are written to --out.
+"""
+
+_EXAMPLES = """\
+examples:
+  tspo evaluate configs/smollm2-wiki-qa.yaml
+  tspo evaluate configs/smollm2-wiki-qa.yaml model=runs/smollm2-wiki-qa/model --out runs/evaluation
+  tspo evaluate configs/smollm2-wiki-qa.yaml evaluation.samples=4 evaluation.temperature=0.7
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `tspo evaluate` to the command line."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a model on the test questions",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: output_dir/evaluation/MODEL")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the files."""
+    from tspo.commands.setup import console, load_run_config, stoppable
+
+    config = load_run_config(args.config, args.overrides)
+    screen = console()
+
+    def evaluate() -> None:
+        from tspo.evaluation.table import format_summary
+        from tspo.training.run import run_evaluation
+
+        folder = args.out or config.output_dir / "evaluation" / Path(config.model).name.replace(":", "-")
+        summary = run_evaluation(config, folder, console=screen)
+        screen.print(format_summary(summary), end="", markup=False, highlight=False, soft_wrap=True)
+        screen.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
+
+    return stoppable(evaluate, screen)

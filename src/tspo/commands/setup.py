@@ -1,0 +1,47 @@
+"""What every command that runs a model does first."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from tspo.errors import BadInput
+
+if TYPE_CHECKING:
+    from tspo.config import RunConfig
+
+
+def load_run_config(path: Path, overrides: Sequence[str]) -> RunConfig:
+    """The run's settings, checked before anything heavy is imported."""
+    from tspo.config import load_config
+
+    config = load_config(path, overrides)
+    for package in ("torch", "transformers", "trl", "peft"):
+        if importlib.util.find_spec(package) is None:
+            raise BadInput(f"this command needs {package}; pip install 'tspo[train]'")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.filterwarnings("ignore", module="(trl|accelerate|torch)\\b")
+    return config
+
+
+def console() -> Console:
+    """Where commands print what people read."""
+    return Console()
+
+
+def stoppable(work: Callable[[], None], screen: Console) -> int:
+    """Do `work`; 0 when it is complete, 128 + the signal's number when one stopped it."""
+    from tspo.training.signals import Stopped
+
+    try:
+        work()
+    except Stopped as stopped:
+        screen.print("Stopped; --resume goes on from here.")
+        return stopped.exit_code
+    return 0

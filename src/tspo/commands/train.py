@@ -1,0 +1,57 @@
+"""`tspo train`: a whole run from one configuration file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_DESCRIPTION = """\
+Train a search agent from one configuration file: evaluate the model, warm it up on demonstrations if the
+file asks for that, train it with turn-level credit, and evaluate it again. Everything is written to
+output_dir: the model, checkpoints, metrics.jsonl, trajectories, evaluations.
+
+Ctrl-C (or SIGTERM) saves and stops after the step under way; --resume goes on from there.
+"""
+
+_EXAMPLES = """\
+examples:
+  tspo train configs/smollm2-wiki-qa.yaml
+  tspo train configs/smollm2-wiki-qa.yaml output_dir=runs/grpo credit.algorithm=grpo seed=1
+  tspo train configs/smollm2-wiki-qa.yaml --resume
+  tspo train configs/smollm2-wiki-qa.yaml training.trl='{num_iterations: 2}' training.lora='{r: 8}'
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `tspo train` to the command line."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a search agent from one configuration file",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint")
+    parser.set_defaults(run=run)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a run's configuration."""
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="the run's settings")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that go over the file's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 0 when the run is complete, 128 + the signal's number when one stopped it."""
+    from tspo.commands.setup import console, load_run_config, stoppable
+
+    config = load_run_config(args.config, args.overrides)
+    screen = console()
+
+    def train() -> None:
+        from tspo.training.run import run_training
+
+        run_training(config, resume=args.resume, console=screen)
+
+    return stoppable(train, screen)

@@ -1,0 +1,237 @@
+"""One documented, validated object that describes a whole run: `tspo train CONFIG.yaml [key=value ..]`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tspo.credit import CreditConfig
+from tspo.errors import BadInput
+from tspo.protocol import PROMPT
+from tspo.rollout.episode import Limits
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=False, frozen=True)
+
+
+class DataSection(_Section):
+    """Questions and passages; relative paths in a file are relative to that file."""
+
+    train: list[Path] = Field(description="question files to train on (JSON Lines, or Search-R1's parquet)")
+    test: list[Path] = Field(default=[], description="question files to evaluate on; never trained on")
+    corpus: Path = Field(description="passages to search, JSON Lines of {id, contents}")
+
+
+class RolloutSection(_Section):
+    """Where an episode ends, and how many run side by side."""
+
+    max_turns: int = Field(default=4, ge=1, description="turns of the policy; a search in the last is not run")
+    max_turn_tokens: int = Field(default=500, ge=1, description="tokens that the policy may sample in one turn")
+    max_feedback_tokens: int = Field(default=500, ge=1, description="tokens of passages after one search")
+    max_total_tokens: int = Field(default=4096, ge=16, description="tokens of prompt, policy and feedback together")
+    top_k: int = Field(default=3, ge=1, description="passages a search returns")
+    temperature: float = Field(default=1.0, gt=0, description="sampling temperature in training")
+    concurrency: int = Field(default=32, ge=1, description="episodes that run side by side")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="precision of sampling; empty: the model's own"
+    )
+    prompt: str = Field(default=PROMPT, description="the prompt, with {question} once; default: Search-R1's")
+
+    def limits(self) -> Limits:
+        """The limits of the agent loop."""
+        return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+
+
+class CreditSection(_Section):
+    """How trajectories are rewarded and compared; the options of `tspo credit`."""
+
+    algorithm: str = Field(default="tspo", description="advantage estimator: tspo or grpo")
+    alpha: float = Field(default=0.5, description="reward of the turn that first found the answer, 0 to 1")
+    credit: str = Field(
+        default="first_turn", description="near-miss turns that earn it: first_turn, through_first_turn"
+    )
+    match: str = Field(default="token", description="how an answer is found in feedback: token or substring")
+    ignore: tuple[str, ...] = Field(default=("yes", "no"), description="answers that are no evidence in a passage")
+    baseline: str = Field(default="absorbing", description="whom a turn is compared with: absorbing or reached")
+    level: str = Field(default="turn", description="turn, or turn_if_all_wrong")
+    scale: str = Field(default="std", description="divide advantages by the group's std, or none")
+
+    def to_config(self) -> CreditConfig:
+        """The checked options, as rewards and advantages take them."""
+        return CreditConfig(**self.model_dump())
+
+
+class LoraSection(_Section):
+    """Low-rank adapters (PEFT) instead of all weights."""
+
+    r: int = Field(default=16, ge=1, description="rank")
+    alpha: int = Field(default=32, ge=1, description="scale is alpha / r")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of the adapters' input")
+    target_modules: str | list[str] = Field(default="all-linear", description="modules that get an adapter")
+
+
+class TrainingSection(_Section):
+    """The policy update. What is not here can be set under `trl`."""
+
+    steps: int = Field(default=100, ge=1, description="optimizer steps; each is one rollout and one update")
+    groups_per_step: int = Field(default=8, ge=1, description="questions a step, over all processes")
+    group_size: int = Field(default=5, ge=2, description="trajectories a question (G)")
+    micro_batch: int = Field(default=4, ge=1, description="trajectories of one forward and backward pass a process")
+    learning_rate: float = Field(default=1e-6, gt=0)
+    lr_scheduler: str = Field(default="constant", description="learning-rate schedule, by its transformers name")
+    beta: float = Field(default=0.001, ge=0, description="weight of KL(policy || reference); 0 loads no reference")
+    epsilon: float = Field(default=0.2, gt=0, lt=1, description="PPO clip range")
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="precision of the update; weights and optimizer stay float32"
+    )
+    save_every: int = Field(default=10, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=2, description="checkpoints kept; the oldest go first")
+    lora: LoraSection | None = Field(default=None, description="train adapters instead of all weights")
+    report_to: list[str] = Field(default=[], description="wandb, tensorboard, trackio, ... as in transformers")
+    trl: dict[str, Any] = Field(
+        default={},
+        description="any other field of trl.GRPOConfig: deepspeed, fsdp, push_to_hub, num_iterations, ...",
+    )
+
+
+class WarmupSection(_Section):
+    """Supervised warm start on demonstrations made from supporting titles."""
+
+    epochs: float = Field(default=0.0, ge=0, description="passes over the demonstrations; 0: no warm-up")
+    batch_size: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    max_demonstrations: int | None = Field(default=None, ge=1, description="how many are used; empty: all")
+
+
+class EvaluationSection(_Section):
+    """Evaluation before and after training, and by `tspo evaluate`."""
+
+    temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    samples: int = Field(default=1, ge=1, description="trajectories a question")
+    batch: int | None = Field(default=None, ge=1, description="episodes side by side; empty: rollout.concurrency")
+    before: bool = Field(default=True, description="evaluate the model before anything is trained")
+
+
+class RunConfig(_Section):
+    """A whole run."""
+
+    model: str = Field(description="ORG/NAME on the hub, a local folder, or gguf:PACKAGE_OR_FILE")
+    output_dir: Path = Field(description="where everything of this run is written")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: Literal["auto", "cpu"] = Field(default="auto", description="cpu: even where there is a GPU")
+    data: DataSection
+    rollout: RolloutSection = Field(default_factory=RolloutSection)
+    credit: CreditSection = Field(default_factory=CreditSection)
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    warmup: WarmupSection = Field(default_factory=WarmupSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> RunConfig:
+        try:
+            self.credit.to_config()
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        trajectories = self.training.groups_per_step * self.training.group_size
+        if trajectories % self.training.micro_batch:
+            raise ValueError(
+                f"training.micro_batch: {self.training.micro_batch} does not divide groups_per_step x group_size "
+                f"= {trajectories}"
+            )
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's file and put `key=value` over it (dotted keys, values in YAML).
+
+    Relative paths in the file are relative to its folder, those in overrides to the working folder.
+    Raises BadInput for a file that cannot be read, an unknown key (naming those there are) or a bad value.
+    """
+    values = _read_yaml(path)
+    _make_paths_absolute(values, path.parent)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise BadInput(f"{override!r}: expected key=value, for example training.steps=50")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise BadInput(f"{override!r}: the value is not YAML; quote it") from None
+        _set(values, key, value)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {_explain(error)}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read the configuration ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: the configuration is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: expected a mapping of settings; see configs/ for examples")
+    return values
+
+
+def _make_paths_absolute(values: dict[str, Any], folder: Path) -> None:
+    def absolute(value: Any) -> Any:
+        return str((folder / Path(value).expanduser()).absolute()) if isinstance(value, str) else value
+
+    if "output_dir" in values:
+        values["output_dir"] = absolute(values["output_dir"])
+    data = values.get("data")
+    if isinstance(data, dict):
+        for name in ("train", "test"):
+            if isinstance(data.get(name), list):
+                data[name] = [absolute(item) for item in data[name]]
+        if "corpus" in data:
+            data["corpus"] = absolute(data["corpus"])
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):
+            raise BadInput(f"{key}: {section!r} is not a section")
+        values = inner
+    values[name] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        valid = sorted(_fields_at(first["loc"][:-1]))
+        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {place!r}{hint} Valid keys there: {', '.join(valid)}"
+    if first["type"] == "missing":
+        return f"{place!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if not place:
+        return message
+    return f"{place!r}: {message[0].lower() + message[1:]}, got {first['input']!r}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        section = LoraSection if part == "lora" else annotation  # type: ignore[assignment]
+    return list(section.model_fields)

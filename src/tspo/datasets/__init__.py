@@ -1,0 +1,1 @@
+"""Questions and corpora, read from files."""

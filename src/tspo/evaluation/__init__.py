@@ -1,0 +1,1 @@
+"""Scores of trajectories, their uncertainty, and how they are shown."""

@@ -1,0 +1,69 @@
+"""Summaries as plain text for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from tspo.evaluation.metrics import Estimate, SourceSummary, Summary
+
+_METRIC_ROWS = {
+    "exact_match": ("exact match", 3),
+    "f1": ("F1", 3),
+    "answer_in_feedback": ("answer found", 3),
+    "turns": ("turns", 2),
+    "searches": ("searches", 2),
+    "search_share": ("turns that search", 3),
+}
+"""Each metric's name in a table and its digits."""
+
+
+def format_summary(summary: Summary) -> str:
+    """A column a data source and "all" last; means over questions with their 95 % intervals."""
+    return _format({**summary.by_source, "all": summary.overall})
+
+
+def format_comparison(summaries: Mapping[str, Summary]) -> str:
+    """A column a summary, by name; a table of all questions and, if there are more, one a data source."""
+    sources = sorted({source for summary in summaries.values() for source in summary.by_source})
+    tables = [_format({name: summary.overall for name, summary in summaries.items()})]
+    if len(sources) > 1:
+        for source in sources:
+            columns = {
+                name: summary.by_source[source] for name, summary in summaries.items() if source in summary.by_source
+            }
+            tables.append(f"{source}\n{_format(columns)}")
+    return "\n".join(tables)
+
+
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """`{"all": .., "by_source": {name: ..}}`; a metric is `{"mean": .., "low": .., "high": ..}`."""
+    return {
+        "all": asdict(summary.overall),
+        "by_source": {name: asdict(source) for name, source in summary.by_source.items()},
+    }
+
+
+def _format(columns: Mapping[str, SourceSummary]) -> str:
+    sources = columns.values()
+    rows = [
+        ["", *columns],
+        ["questions", *(str(source.questions) for source in sources)],
+        ["trajectories", *(str(source.trajectories) for source in sources)],
+    ]
+    for metric, (name, digits) in _METRIC_ROWS.items():
+        rows.append([name, *(_cell(source.metrics[metric], digits) for source in sources)])
+    for reason in sorted({reason for source in sources for reason in source.stop_reasons}):
+        rows.append([f"stopped: {reason}", *(str(source.stop_reasons.get(reason, 0)) for source in sources)])
+
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        aligned = (cell.rjust(width) for cell, width in zip(cells, others, strict=True))
+        lines.append("  ".join([name.ljust(first), *aligned]) + "\n")
+    return "".join(lines)
+
+
+def _cell(estimate: Estimate, digits: int) -> str:
+    return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

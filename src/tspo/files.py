@@ -1,0 +1,76 @@
+"""Writing that leaves either the whole file or nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from tspo.errors import BadInput
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[TextIO]:
+    """A UTF-8 text stream that becomes `path` when the block ends well, and leaves no trace when it does not.
+
+    Raises BadInput where the folder is missing, may not be written to, or the disk is full.
+    """
+    if os.path.isdir(path):
+        raise BadInput(f"{path}: is a directory; name a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):  # /dev/null, a pipe: write to it, do not replace it
+        try:
+            with open(path, "w", encoding="utf-8", newline="\n") as stream:
+                yield stream
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise BadInput(f"{path}: not written ({error.strerror}); choose another place") from None
+        return
+    path = Path(os.path.realpath(path))  # a symbolic link goes on pointing where it did
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot write here ({error.strerror}); choose another place") from None
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise BadInput(f"{path}: not written ({error.strerror}); choose another place") from None
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a library's error about a full disk into one clear line about `folder`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not _is_full_disk(error):
+            raise
+        raise BadInput(f"{folder}: the disk is full; free some space, then go on with --resume") from error
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    # torch and safetensors raise errors of their own, which carry the system's words at best.
+    number = getattr(error, "errno", None)
+    words = (
+        "No space left on device",
+        "os error 28",
+        "os error 27",
+        "File too large",
+        "PytorchStreamWriter failed",
+    )
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(word in str(error) for word in words)

@@ -1,0 +1,91 @@
+"""Does a text match a golden answer: exact match, token F1, and the search for an answer in a passage.
+
+Normalisation and F1 are those of SQuAD's evaluation script, as Search-R1 uses them.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+Match = Literal["token", "substring"]
+
+_PUNCTUATION = string.punctuation.encode()
+# \b(a|an|the)\b, each with its literal prefix first so that the regex engine can skip to it
+_THE = re.compile(r"the(?<!\wthe)\b")
+_A_AN = re.compile(r"a(?<!\wa)n?\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation and articles, white space collapsed (SQuAD)."""
+    return _drop_articles(_drop_case_and_punctuation(text))
+
+
+def exact_match(prediction: str | None, golden_answers: Iterable[str]) -> float:
+    """1.0 if the prediction equals any golden answer after normalisation, else 0.0; None never does."""
+    if prediction is None:
+        return 0.0
+    normalized = normalize_answer(prediction)
+    return float(any(normalized == normalize_answer(answer) for answer in golden_answers))
+
+
+def substring_match(prediction: str | None, golden_answers: Iterable[str]) -> float:
+    """1.0 if the prediction contains any golden answer after normalisation, else 0.0; None never does.
+
+    A golden answer that is empty after normalisation is contained in nothing.
+    """
+    if prediction is None:
+        return 0.0
+    answers = [normalize_answer(answer) for answer in golden_answers]
+    return float(occurs(answers, normalize_answer(prediction), "substring"))
+
+
+def f1(prediction: str | None, golden_answers: Iterable[str]) -> float:
+    """Token F1 in [0, 1] against the best golden answer after normalisation; None earns 0.0.
+
+    Where either side has no token left, 1.0 if both have none (SQuAD 2.0).
+    """
+    if prediction is None:
+        return 0.0
+    tokens = normalize_answer(prediction).split()
+    return max((_token_f1(tokens, normalize_answer(answer).split()) for answer in golden_answers), default=0.0)
+
+
+def occurs(normalized_answers: Iterable[str], normalized_text: str, match: Match = "token") -> bool:
+    """Whether any of the answers occurs in the text, both sides normalised.
+
+    `token`: the answer's tokens are a contiguous run of the text's tokens; `substring`: plain containment.
+    An empty answer never occurs.
+    """
+    if match == "substring":
+        return any(answer and answer in normalized_text for answer in normalized_answers)
+    padded = f" {normalized_text} "
+    return any(answer and f" {answer} " in padded for answer in normalized_answers)
+
+
+def occurs_in_raw(normalized_answers: Iterable[str], text: str, match: Match = "token") -> bool:
+    """`occurs(normalized_answers, normalize_answer(text), match)`, faster where there is nothing to find."""
+    text = _drop_case_and_punctuation(text)
+    # Dropping articles makes no new token: an answer whose tokens are not all here is out.
+    candidates = [answer for answer in normalized_answers if all(token in text for token in answer.split())]
+    return bool(candidates) and occurs(candidates, _drop_articles(text), match)
+
+
+def _drop_case_and_punctuation(text: str) -> str:
+    # In UTF-8 an ASCII byte is never part of another character; bytes.translate is many times str.translate.
+    utf8 = text.lower().encode("utf-8", "surrogatepass")
+    return utf8.translate(None, delete=_PUNCTUATION).decode("utf-8", "surrogatepass")
+
+
+def _drop_articles(text: str) -> str:
+    return " ".join(_A_AN.sub(" ", _THE.sub(" ", text)).split())
+
+
+def _token_f1(prediction: list[str], golden: list[str]) -> float:
+    if not prediction or not golden:
+        return float(prediction == golden)
+    common = (Counter(prediction) & Counter(golden)).total()
+    return 2.0 * common / (len(prediction) + len(golden))

@@ -1,0 +1,1 @@
+"""The agent loop and the samplers that it runs on."""

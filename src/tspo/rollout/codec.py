@@ -1,0 +1,91 @@
+"""Text to tokens and back, so that text from outside can never become a special token.
+
+Trusted text (the chat template, the protocol's own tags) is encoded as the tokenizer has it. Text from
+outside is neutralised and then encoded with every special token split into plain pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tspo.errors import BadInput
+from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, PROMPT, neutralise, render_passages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_QUESTION_MARK = "\u2063question\u2063"
+
+
+class Codec:
+    """One tokenizer's view of the protocol.
+
+    `prompt_template` holds `{question}` once; where the tokenizer has a chat template, the prompt is
+    sent as the user's message.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_template: str = PROMPT) -> None:
+        if prompt_template.count("{question}") != 1:
+            raise BadInput("rollout.prompt: the prompt must hold {question} exactly once")
+        self.tokenizer = tokenizer
+        self.special_tokens = sorted(
+            {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens),
+            key=len,
+            reverse=True,
+        )
+        text = prompt_template.replace("{question}", _QUESTION_MARK)
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+            before, after = text.split(_QUESTION_MARK)
+            self._before = self._trusted(before)
+        else:
+            before, after = text.split(_QUESTION_MARK)
+            bos = tokenizer.bos_token_id
+            self._before = ([bos] if bos is not None else []) + self._trusted(before)
+        self._after = self._trusted(after)
+        self._open = self._trusted(INFORMATION_OPEN)
+        self._close = self._trusted(INFORMATION_CLOSE)
+        self.eos_token_ids = frozenset([tokenizer.eos_token_id])
+        # Only a token with ">" in it can close a tag: the sampler need not decode after any other.
+        vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.closing_token_ids = frozenset(i for i, token in enumerate(vocabulary) if token and ">" in token)
+
+    def prompt(self, question: str) -> list[int]:
+        """The token ids of the prompt that asks `question`."""
+        return [*self._before, *self.plain(question), *self._after]
+
+    def policy(self, text: str) -> list[int]:
+        """The token ids of a turn written for the policy (a demonstration); its tags are real tags."""
+        return self._trusted(text)
+
+    def feedback(self, contents: Sequence[str], max_tokens: int) -> tuple[str, list[int]]:
+        """The passages as the policy reads them: their text, and the token ids with the tags around it.
+
+        At most `max_tokens` tokens of passages are kept; the text is what those tokens say.
+        """
+        text = self._neutral(render_passages(contents)) if contents else "No passage was found.\n"
+        ids = self._split(text)
+        if len(ids) > max_tokens:
+            ids = ids[:max_tokens]
+            text = self.decode(ids)
+        return text, [*self._open, *ids, *self._close]
+
+    def plain(self, text: str) -> list[int]:
+        """The token ids of text from outside: neutralised, and without any special token."""
+        return self._split(self._neutral(text))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of `token_ids`, special tokens written out."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _neutral(self, text: str) -> str:
+        return neutralise(text, self.special_tokens)
+
+    def _split(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _trusted(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))

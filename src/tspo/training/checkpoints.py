@@ -1,0 +1,59 @@
+"""Which checkpoints are whole: a mark is written last, and it names every file with its size."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tspo.errors import BadInput
+from tspo.files import atomic_write
+
+_MARK = "whole.json"
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Say that `checkpoint` is written to its end; its files are on the disk before the mark is."""
+    sizes = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != _MARK:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            sizes[str(path.relative_to(checkpoint))] = path.stat().st_size
+    with atomic_write(checkpoint / _MARK) as stream:
+        json.dump({"files": sizes}, stream, indent=1)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether `checkpoint` carries its mark and every file that the mark names, at its size."""
+    try:
+        sizes = json.loads((checkpoint / _MARK).read_text(encoding="utf-8"))["files"]
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def last_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None; half-written ones are passed over."""
+    whole = [path for path in checkpoints_in(output_dir) if is_whole(path)]
+    return whole[-1] if whole else None
+
+
+def checkpoints_in(output_dir: Path) -> list[Path]:
+    """All checkpoint folders of a run, whole or not, oldest first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) is not None]
+    return sorted(found, key=lambda path: step_of(path) or 0)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The optimizer step that a checkpoint folder's name says."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else None
+
+
+def require_checkpoint(output_dir: Path) -> Path:
+    """The checkpoint to resume from; raises BadInput where there is none."""
+    checkpoint = last_whole_checkpoint(output_dir)
+    if checkpoint is None:
+        raise BadInput(f"{output_dir}: no whole checkpoint to resume from; start without --resume")
+    return checkpoint

@@ -1,0 +1,364 @@
+"""`tspo train` from end to end: evaluate, warm up, evaluate, train, evaluate; stop and go on anywhere."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from peft import LoraConfig
+from rich.console import Console
+from transformers import PreTrainedModel, TrainerCallback, set_seed
+from trl import GRPOConfig
+
+from tspo.config import RunConfig
+from tspo.datasets.questions import Question, read_questions
+from tspo.errors import BadInput
+from tspo.evaluation.metrics import Summary
+from tspo.evaluation.runner import read_evaluation, run_questions, write_evaluation
+from tspo.evaluation.table import format_comparison
+from tspo.files import atomic_write, explain_full_disk
+from tspo.progress import bars
+from tspo.retrieval.base import Retriever
+from tspo.retrieval.bm25 import cached_bm25
+from tspo.rollout.agent import agent_loop, check_prompts_fit, device_of, quiet_libraries, sampling_dtype
+from tspo.rollout.codec import Codec
+from tspo.rollout.models import cache_dir, load_model, load_tokenizer
+from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
+from tspo.training.metrics_log import MetricsLog, truncate_metrics
+from tspo.training.signals import StopRequest, stop_on_signals
+from tspo.training.trainer import TSPOTrainer
+from tspo.training.warmup import demonstrations, warm_up
+
+_MAY_CHANGE = {"training": {"steps", "save_every", "keep_checkpoints", "report_to", "micro_batch"}}
+"""Settings that a resumed run may have otherwise than it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What a run reads: questions to train on and to test on, a retriever, and the tokenizer's codec."""
+
+    train: list[Question]
+    test: list[Question]
+    retriever: Retriever
+    codec: Codec
+
+
+def read_materials(config: RunConfig) -> Materials:
+    """Read and check all input of a run; raises BadInput before anything is written."""
+    train = read_questions(config.data.train)
+    test = read_questions(config.data.test) if config.data.test else []
+    retriever = cached_bm25(config.data.corpus, cache_dir() / "indexes")
+    codec = Codec(load_tokenizer(config.model), config.rollout.prompt)
+    check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
+    return Materials(train, test, retriever, codec)
+
+
+def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Summary]:
+    """Run or resume a whole training run; returns the evaluation summaries by stage.
+
+    Raises BadInput for unusable input and Stopped when a signal ended the run early.
+    """
+    with _opened(config, console) as run:
+        _prepare_output(config, resume)
+        return run.run()
+
+
+def run_warmup(config: RunConfig, *, console: Console) -> Path:
+    """Only the warm-up of a run: the folder of the warmed-up model."""
+    if config.warmup.epochs == 0:
+        raise BadInput("warmup.epochs: 0 means no warm-up; say for example warmup.epochs=2")
+    with _opened(config, console) as run:
+        return run.warmed_up()
+
+
+def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summary:
+    """Evaluate `config.model` on the test questions and write the result to `folder`."""
+    if not config.data.test:
+        raise BadInput("data.test: no file of questions to evaluate on")
+    with explain_full_disk(folder), quiet_libraries(quiet=not console.is_terminal):
+        materials = read_materials(config)
+        return _evaluate_model(config.model, config, materials, folder, console, "evaluate")
+
+
+@contextmanager
+def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
+    """A run with its input read and checked, and its folder locked."""
+    with explain_full_disk(config.output_dir), quiet_libraries(quiet=not console.is_terminal):
+        materials = read_materials(config)
+        with (
+            _only_run_in(config.output_dir),
+            stop_on_signals(lambda: console.print("Stopping after this step; once more to stop at once.")) as stop,
+        ):
+            yield _Run(config, materials, console, stop)
+
+
+class _Run:
+    """The stages of one run; each leaves a result in the output folder and is not done twice."""
+
+    def __init__(self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest) -> None:
+        self.config = config
+        self.materials = materials
+        self.console = console
+        self.stop = stop
+        self.output = config.output_dir
+        self.summaries: dict[str, Summary] = {}
+
+    def run(self) -> dict[str, Summary]:
+        config = self.config
+        if config.evaluation.before:
+            self._evaluate("before", config.model)
+        start = config.model
+        if config.warmup.epochs > 0:
+            start = str(self.warmed_up())
+            self._evaluate("after warm-up", start)
+        final = self._trained(start)
+        self._evaluate("after training", str(final))
+        if self.summaries:
+            self.console.print(format_comparison(self.summaries), markup=False, highlight=False)
+        self._say("model", final)
+        self._say("metrics", self.output / "metrics.jsonl")
+        self._say("trajectories", self.output / "trajectories")
+        return self.summaries
+
+    def warmed_up(self) -> Path:
+        folder = self.output / "warmup"
+        if is_whole(folder):
+            return folder
+        config, materials = self.config, self.materials
+        shown = demonstrations(materials.train, materials.retriever, materials.codec, config)
+        self.console.print(
+            f"Warm-up: {len(shown)} demonstrations from {len(materials.train)} questions", highlight=False
+        )
+        set_seed(config.seed)
+        model = load_model(config.model)
+        with bars(self.console) as progress:
+            task = progress.add_task("warm-up", total=None)
+
+            def on_step(step: int, steps: int, loss: float | None) -> None:
+                self.stop.check()
+                progress.update(task, completed=step, total=steps, description=f"warm-up, loss {loss:.3f}")
+
+            loss = warm_up(model, materials.codec, shown, config, folder, on_step)
+        self.console.print(f"Warm-up: mean loss {loss:.4f}", highlight=False)
+        _save_model(model, materials.codec, folder)
+        return folder
+
+    def _trained(self, start: str) -> Path:
+        folder = self.output / "model"
+        if is_whole(folder):
+            return folder
+        config, materials = self.config, self.materials
+        checkpoint = last_whole_checkpoint(self.output)
+        for path in checkpoints_in(self.output):
+            if not is_whole(path):
+                shutil.rmtree(path)
+        truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
+        set_seed(config.seed)
+        model = load_model(start)
+        _check_disk(model, config)
+        log = MetricsLog(self.output / "metrics.jsonl")
+        with bars(self.console) as progress:
+            episodes = progress.add_task("episodes", total=None)
+            steps = progress.add_task(config.credit.algorithm, total=config.training.steps)
+            shown = _Show(progress, steps, log, self.stop, self.console)
+            trainer = TSPOTrainer(
+                model,
+                questions=materials.train,
+                retriever=materials.retriever,
+                codec=materials.codec,
+                limits=config.rollout.limits(),
+                credit=config.credit.to_config(),
+                concurrency=config.rollout.concurrency,
+                sampling_dtype=sampling_dtype(config),
+                trajectory_dir=self.output / "trajectories",
+                on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
+                args=grpo_config(config),
+                train_dataset=Dataset.from_dict(
+                    {"prompt": [q.question for q in materials.train], "index": range(len(materials.train))}
+                ),
+                processing_class=materials.codec.tokenizer,
+                peft_config=_lora(config),
+                callbacks=[log, shown],
+            )
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.stop.check()
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        _save_model(trained.merge_and_unload() if config.training.lora else trained, materials.codec, folder)
+        return folder
+
+    def _evaluate(self, stage: str, model: str) -> None:
+        self.stop.check()
+        if not self.materials.test:
+            return
+        folder = self.output / "evaluation" / stage.replace(" ", "-")
+        done = read_evaluation(folder)
+        self.summaries[stage] = done or _evaluate_model(
+            model, self.config, self.materials, folder, self.console, f"evaluate {stage}"
+        )
+
+    def _say(self, what: str, where: Path) -> None:
+        self.console.print(f"{what}: {where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _evaluate_model(
+    model: str, config: RunConfig, materials: Materials, folder: Path, console: Console, label: str
+) -> Summary:
+    policy = load_model(model).to(device_of(config)).eval()
+    loop = agent_loop(policy, materials.codec, materials.retriever, config, temperature=config.evaluation.temperature)
+    trajectories = run_questions(
+        loop,
+        materials.test,
+        samples=config.evaluation.samples,
+        seed=config.seed,
+        console=console,
+        label=label,
+    )
+    return write_evaluation(trajectories, folder)
+
+
+def grpo_config(config: RunConfig) -> GRPOConfig:
+    """TRL's settings for this run; `training.trl` goes over them."""
+    training = config.training
+    per_process = training.groups_per_step * training.group_size // int(os.environ.get("WORLD_SIZE", "1"))
+    settings: dict[str, Any] = {
+        "output_dir": str(config.output_dir),
+        "max_steps": training.steps,
+        "per_device_train_batch_size": training.micro_batch,
+        "gradient_accumulation_steps": max(per_process // training.micro_batch, 1),
+        "num_generations": training.group_size,
+        "temperature": config.rollout.temperature,
+        "max_completion_length": config.rollout.max_total_tokens,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.lr_scheduler,
+        "beta": training.beta,
+        "epsilon": training.epsilon,
+        "max_grad_norm": training.max_grad_norm,
+        "bf16": training.dtype == "bfloat16",
+        "use_cpu": device_of(config).type == "cpu",
+        "activation_checkpointing": False,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": training.save_every,
+        "save_total_limit": training.keep_checkpoints,
+        "report_to": training.report_to,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    try:
+        return GRPOConfig(**settings | training.trl)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"training.trl: {' '.join(str(error).split())}") from None
+
+
+class _Show(TrainerCallback):
+    """Draws the bars, prints a line a step where there are none, and ends training when asked to."""
+
+    def __init__(self, progress: Any, task: Any, log: MetricsLog, stop: StopRequest, console: Console) -> None:
+        self.progress, self.task, self.log, self.stop, self.console = progress, task, log, stop, console
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not state.is_world_process_zero or self.log.last.get("step") != state.global_step:
+            return
+        line = self.log.last
+        text = (
+            f"step {line['step']}/{state.max_steps}  EM {line['exact_match']:.3f}  near miss "
+            f"{line['near_miss_share']:.3f}  answer found {line['answer_in_feedback']:.3f}  turns {line['turns']:.2f}  "
+            f"entropy {line['entropy']:.3f}  {line['rollout_tokens_per_second']:.0f} sampled/s  "
+            f"{line['update_tokens_per_second']:.0f} trained/s"
+        )
+        self.progress.update(self.task, completed=line["step"])
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.stop:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+def _lora(config: RunConfig) -> LoraConfig | None:
+    lora = config.training.lora
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
+    model.save_pretrained(folder)
+    codec.tokenizer.save_pretrained(folder)
+    mark_whole(folder)
+
+
+def _check_disk(model: PreTrainedModel, config: RunConfig) -> None:
+    """Raise BadInput where the checkpoints will not fit: weights and two moments in float32 each."""
+    trained = sum(p.numel() for p in model.parameters())
+    checkpoint = trained * 4 * (1 if config.training.lora else 3)
+    needed = checkpoint * (config.training.keep_checkpoints + 1)
+    free = shutil.disk_usage(config.output_dir).free
+    if free < needed:
+        raise BadInput(
+            f"{config.output_dir}: {free / 1e9:.1f} GB free, but {config.training.keep_checkpoints} checkpoints and "
+            f"one being written take {needed / 1e9:.1f} GB; free some space or lower training.keep_checkpoints"
+        )
+
+
+@contextmanager
+def _only_run_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two runs never write to one place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot write here ({error.strerror}); choose another output_dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(f"{folder}: another run is writing here; choose another output_dir") from None
+        yield
+
+
+def _prepare_output(config: RunConfig, resume: bool) -> None:
+    """Check that the folder is fresh, or that it holds the run to resume, and write its settings."""
+    path = config.output_dir / "config.yaml"
+    settings = json.loads(config.model_dump_json())
+    if path.exists():
+        if not resume:
+            raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
+        changed = _changed(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
+        if changed:
+            raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
+    elif resume:
+        raise BadInput(f"{config.output_dir}: holds no run to resume; start without --resume")
+    with atomic_write(path) as stream:
+        yaml.safe_dump(settings, stream, sort_keys=False)
+
+
+def _changed(before: Any, now: dict[str, Any], place: Sequence[str] = ()) -> list[str]:
+    """Dotted keys that differ and may not."""
+    changed = []
+    for key in sorted({*before, *now}):
+        if key in _MAY_CHANGE.get(".".join(place), ()):
+            continue
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _changed(old, new, (*place, key))
+        elif old != new:
+            changed.append(".".join((*place, key)))
+    return changed

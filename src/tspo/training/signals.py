@@ -1,0 +1,52 @@
+"""SIGINT and SIGTERM: ask a run to stop at its next safe place; a second one stops it at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop; what was finished is saved."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """Whether a stop was asked for, and by which signal."""
+
+    def __init__(self, on_request: Callable[[], None]) -> None:
+        self.signal_number: int | None = None
+        self._on_request = on_request
+
+    def __bool__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.signal_number is not None
+
+    def handle(self, signal_number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self:
+            raise KeyboardInterrupt
+        self.signal_number = signal_number
+        self._on_request()
+
+    def check(self) -> None:
+        """Raise Stopped if a stop was asked for; called where nothing is half-done."""
+        if self.signal_number is not None:
+            raise Stopped(self.signal_number, "stopped")
+
+
+@contextmanager
+def stop_on_signals(on_request: Callable[[], None]) -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM while the block runs; `on_request` is called on the first of them."""
+    request = StopRequest(on_request)
+    previous = {number: signal.signal(number, request.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,211 @@
+"""TRL's GRPOTrainer with this project's rollouts and turn-level advantages; everything else is TRL's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+from trl.trainer.utils import pad
+
+from tspo.credit import Credit, CreditConfig, assign_credit
+from tspo.datasets.questions import Question
+from tspo.files import atomic_write
+from tspo.retrieval.base import Retriever
+from tspo.rollout.codec import Codec
+from tspo.rollout.completion import Completion, completion_of
+from tspo.rollout.episode import AgentLoop, Limits, Request
+from tspo.rollout.transformers_sampler import TransformersSampler
+from tspo.training.checkpoints import mark_whole
+from tspo.training.diagnostics import PREFIX, rollout_metrics
+from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_json_line
+
+Progress = Callable[[int, int], None]
+"""Called with (episodes that ended, episodes in all)."""
+
+
+class TSPOTrainer(GRPOTrainer):
+    """GRPO over multi-turn search episodes, with one advantage a turn.
+
+    The rollout is this project's agent loop; the advantages are those of `tspo.credit`, spread over the
+    tokens that the policy sampled in each turn. Feedback tokens are outside loss, KL and ratios (TRL's
+    `env_mask`). `train_dataset` rows hold `prompt` (the question) and `index` (its place in `questions`).
+    Loss, clipping and KL are TRL's (`loss_type="dapo"`: the mean over all sampled tokens of the step).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        questions: Sequence[Question],
+        retriever: Retriever,
+        codec: Codec,
+        limits: Limits,
+        credit: CreditConfig,
+        concurrency: int = 32,
+        sampling_dtype: torch.dtype | None = None,
+        trajectory_dir: Path | None = None,
+        on_episode: Progress | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            reward_funcs=[outcome_reward],
+            rollout_func=lambda _, trainer: trainer.rollout(),
+            **kwargs,
+        )
+        self.questions = questions
+        self.retriever = retriever
+        self.codec = codec
+        self.limits = limits
+        self.credit = credit
+        self.concurrency = concurrency
+        self.sampling_dtype = sampling_dtype
+        self.trajectory_dir = trajectory_dir
+        self.on_episode = on_episode
+        self._sampler: TransformersSampler | None = None
+        self._indices: list[int] = []
+        self._completions: list[Completion] = []
+        self._credits: list[Credit] = []
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's batch with `advantages` of shape (trajectories, completion tokens)."""
+        self._indices = [row["index"] for row in inputs]
+        output = super()._generate_and_score_completions(inputs)
+        rows = [
+            torch.tensor(completion.spread(credit.turn_advantages), dtype=torch.float32)
+            for completion, credit in zip(self._completions, self._credits, strict=True)
+        ]
+        advantages = pad(rows, padding_value=0.0, pad_to_multiple_of=self.pad_to_multiple_of)
+        output["advantages"] = advantages.to(output["completion_ids"].device)
+        return output
+
+    def rollout(self) -> dict[str, list[Any]]:
+        """Run the episodes of this step's questions and credit them, over all processes together."""
+        started = time.perf_counter()
+        first = self.accelerator.process_index * len(self._indices)
+        step = self.state.global_step
+        requests = []
+        for i, index in enumerate(self._indices):
+            group, member = divmod(first + i, self.num_generations)
+            group_id = f"{step:06d}-{group:04d}"
+            requests.append(
+                Request(
+                    question=self.questions[index],
+                    group_id=group_id,
+                    trajectory_id=f"{group_id}-{member}",
+                    seed=f"{self.args.seed}/{step}/{first + i}",
+                )
+            )
+        trajectories = self._run_episodes(requests)
+        seconds = time.perf_counter() - started
+
+        # A group may lie on several processes: credit is given where all of it is known.
+        everyone: list[Trajectory] = gather_object(trajectories)
+        credits = assign_credit(everyone, self.credit)
+        if self.accelerator.is_main_process and self.trajectory_dir is not None:
+            save_step(everyone, credits, step, self.trajectory_dir)
+        for name, value in rollout_metrics(everyone, credits, self.credit, seconds).items():
+            self._metrics["train"][PREFIX + name].append(value)
+
+        self._credits = credits[first : first + len(requests)]
+        self._completions = [completion_of(trajectory) for trajectory in trajectories]
+        return {
+            "prompt_ids": [trajectory.prompt_token_ids for trajectory in trajectories],
+            "completion_ids": [completion.token_ids.tolist() for completion in self._completions],
+            "logprobs": [completion.logprobs.tolist() for completion in self._completions],
+            "env_mask": [
+                _loss_mask(trajectory, completion)
+                for trajectory, completion in zip(trajectories, self._completions, strict=True)
+            ],
+            "outcome": [credit.outcome for credit in self._credits],
+        }
+
+    def _run_episodes(self, requests: list[Request]) -> list[Trajectory]:
+        model = self.accelerator.unwrap_model(self.model)
+        if self._sampler is None:
+            self._sampler = TransformersSampler(
+                model,
+                self.codec,
+                rows=min(self.concurrency, len(requests)),
+                capacity=self.limits.max_total_tokens,
+                temperature=self.temperature,
+                dtype=self.sampling_dtype,
+            )
+        self._sampler.refresh()
+        ended = 0
+
+        def on_done(_: Trajectory) -> None:
+            nonlocal ended
+            ended += 1
+            if self.on_episode is not None:
+                self.on_episode(ended, len(requests))
+
+        was_training = model.training
+        model.eval()
+        try:
+            return AgentLoop(self._sampler, self.codec, self.retriever, self.limits).rollout(requests, on_done)
+        finally:
+            model.train(was_training)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss, without the padding that this micro-batch does not need."""
+        return super()._compute_loss(model, _trim_padding(inputs))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+
+def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
+    """The exact match that the rollout found; TRL logs it, the advantages do not come from it."""
+    return outcome
+
+
+def save_step(trajectories: Sequence[Trajectory], credits: Sequence[Credit], step: int, folder: Path) -> None:
+    """Write a step's trajectories with their credit to `folder`/STEP.jsonl, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / f"{step:06d}.jsonl") as stream:
+        for trajectory, credit in zip(trajectories, credits, strict=True):
+            write_json_line(trajectory_to_json(trajectory) | {"step": step} | asdict(credit), stream)
+
+
+def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
+    """1 on the tokens that the loss is over: the sampled ones, none where the retriever failed."""
+    if trajectory.stop_reason is StopReason.RETRIEVER_ERROR:
+        return [0] * len(completion.token_ids)
+    return list(completion.sampled.tolist())
+
+
+_PROMPT_FIELDS = ("prompt_ids", "prompt_mask")
+_COMPLETION_FIELDS = (
+    "completion_ids",
+    "completion_mask",
+    "advantages",
+    "tool_mask",
+    "old_per_token_logps",
+    "sampling_per_token_logps",
+    "ref_per_token_logps",
+    "importance_sampling_ratio",
+)
+
+
+def _trim_padding(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The batch without columns that are padding in every row: prompts on the left, completions on the right."""
+    prompt = int(inputs["prompt_mask"].sum(1).max())
+    completion = int(inputs["completion_mask"].sum(1).max())
+    trimmed = dict(inputs)
+    for name in _PROMPT_FIELDS:
+        trimmed[name] = inputs[name][:, inputs[name].shape[1] - prompt :]
+    for name in _COMPLETION_FIELDS:
+        value = inputs.get(name)
+        if value is not None and value.shape[1] == inputs["completion_mask"].shape[1]:
+            trimmed[name] = value[:, :completion]
+    return trimmed
