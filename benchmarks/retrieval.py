@@ -54,9 +54,7 @@ def recall(search: Search, questions: Sequence[Question]) -> float:
     return float(np.mean(shares))
 
 
-def print_row(
-    name: str, build: float, on_disk: tuple[str, str], search: Search, questions: Sequence[Question]
-) -> None:
+def print_row(name: str, build: float, on_disk: tuple[str, str], search: Search, questions: Sequence[Question]) -> None:
     """Measure the searches and print one line of the table."""
     queries = [question.question for question in questions]
     batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
@@ -102,9 +100,7 @@ def benchmark_rank_bm25(documents: list[Document], questions: list[Question]) ->
         return [word for word in re.findall(r"\w+", text.lower()) if word not in stop_words]
 
     def build_index() -> BM25Okapi:
-        return BM25Okapi(
-            [tokens(document.contents) for document in documents], k1=SETTINGS["k1"], b=SETTINGS["b"]
-        )
+        return BM25Okapi([tokens(document.contents) for document in documents], k1=SETTINGS["k1"], b=SETTINGS["b"])
 
     index = build_index()
 
@@ -124,9 +120,8 @@ def main() -> None:
     questions = [question for question in read_questions(paths) if question.supporting_titles]
     sizes = {"documents": len(documents), "questions": len(questions)}
     print(HEADER.format(**sizes, top_k=TOP_K, repeats=REPEATS, batch=BATCH))
-    print(
-        f"{'':<18} {'build s':>8} {'open ms':>8} {'size MB':>8} {'batch':>9} {'single':>9} {f'recall@{TOP_K}':>9}"
-    )
+    headings = ("build s", "open ms", "size MB", "batch", "single", f"recall@{TOP_K}")
+    print("{:<18} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9}".format("", *headings))
     benchmark_tspo(documents, questions)
     benchmark_rank_bm25(documents, questions)
 

@@ -10,9 +10,7 @@ def write(path, text):
 
 
 def test_documents_come_in_order_with_text_ids(tmp_path):
-    path = write(
-        tmp_path / "c.jsonl", '{"id": 7, "contents": "\\"A\\"\\nx"}\n\n{"id": "b", "contents": "", "z": 1}'
-    )
+    path = write(tmp_path / "c.jsonl", '{"id": 7, "contents": "\\"A\\"\\nx"}\n\n{"id": "b", "contents": "", "z": 1}')
     assert list(read_corpus(path)) == [Document("7", '"A"\nx'), Document("b", "")]
 
 

@@ -160,9 +160,7 @@ def test_a_broken_or_empty_parquet_file_is_refused(tmp_path):
         with pytest.raises(BadInput, match="not a whole Parquet file"):
             read_questions([broken])
     pyarrow = pytest.importorskip("pyarrow")
-    pytest.importorskip("pyarrow.parquet").write_table(
-        pyarrow.table({"question": pyarrow.array([], "string")}), broken
-    )
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"question": pyarrow.array([], "string")}), broken)
     with pytest.raises(BadInput, match="holds no questions"):
         read_questions([broken])
 

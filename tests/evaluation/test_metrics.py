@@ -40,9 +40,7 @@ def test_equal_values_have_no_width(value, count):
 
 @given(st.lists(finite, min_size=2, max_size=20), st.integers(0, 5))
 def test_the_seed_decides(values, seed):
-    assert bootstrap_interval(values, samples=200, seed=seed) == bootstrap_interval(
-        values, samples=200, seed=seed
-    )
+    assert bootstrap_interval(values, samples=200, seed=seed) == bootstrap_interval(values, samples=200, seed=seed)
 
 
 def test_another_seed_is_another_draw():
@@ -72,9 +70,7 @@ def test_the_interval_of_normal_values_has_the_textbook_width():
     values = np.random.default_rng(3).normal(size=2000)
     low, high = bootstrap_interval(values)
     standard_error = values.std() / np.sqrt(len(values))
-    np.testing.assert_allclose(
-        [low, high], values.mean() + 1.96 * standard_error * np.array([-1, 1]), atol=0.003
-    )
+    np.testing.assert_allclose([low, high], values.mean() + 1.96 * standard_error * np.array([-1, 1]), atol=0.003)
 
 
 @pytest.mark.parametrize("values", [[], [[1.0]], 1.0, [float("nan")], [1.0, float("inf")]])

@@ -6,9 +6,7 @@ from tspo.evaluation.table import format_comparison, format_summary, summary_to_
 
 def source(mean, questions=10, stop_reasons=None):
     estimate = Estimate(mean, mean - 0.1, mean + 0.1)
-    return SourceSummary(
-        questions, 5 * questions, dict.fromkeys(METRICS, estimate), stop_reasons or {"answer": 50}
-    )
+    return SourceSummary(questions, 5 * questions, dict.fromkeys(METRICS, estimate), stop_reasons or {"answer": 50})
 
 
 SUMMARY = Summary(

@@ -1,11 +1,11 @@
 import json
 import logging
 import math
-import multiprocessing
 import os
 import re
 import shutil
-import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -62,9 +62,7 @@ def assert_ranked_as_plain_bm25(retriever, documents, query, top_k):
     places = {document.id: place for place, document in enumerate(documents)}
     passages = retriever.search([query], top_k)[0]
     assert len(passages) == min(top_k, int((scores > 0).sum()))
-    np.testing.assert_allclose(
-        [p.score for p in passages], [scores[places[p.id]] for p in passages], rtol=1e-5
-    )
+    np.testing.assert_allclose([p.score for p in passages], [scores[places[p.id]] for p in passages], rtol=1e-5)
     np.testing.assert_allclose([p.score for p in passages], np.sort(scores)[::-1][: len(passages)], rtol=1e-5)
 
 
@@ -123,9 +121,7 @@ def test_top_k_must_be_positive(retriever):
         retriever.search(["paris"], 0)
 
 
-@pytest.mark.parametrize(
-    "query", ["capital", "paris paris italy", "white praha capital", "E. B. White wrote it"]
-)
+@pytest.mark.parametrize("query", ["capital", "paris paris italy", "white praha capital", "E. B. White wrote it"])
 @pytest.mark.parametrize("top_k", [1, 3, 10])
 def test_scores_are_those_of_plain_bm25(retriever, query, top_k):
     assert_ranked_as_plain_bm25(retriever, CORPUS, query, top_k)
@@ -134,9 +130,7 @@ def test_scores_are_those_of_plain_bm25(retriever, query, top_k):
 def test_scores_are_those_of_plain_bm25_on_random_text():
     generator = np.random.default_rng(0)
     words = [f"w{n}" for n in range(40)]
-    documents = [
-        Document(str(n), " ".join(generator.choice(words, generator.integers(0, 30)))) for n in range(120)
-    ]
+    documents = [Document(str(n), " ".join(generator.choice(words, generator.integers(0, 30)))) for n in range(120)]
     retriever = BM25Retriever.build(documents)
     for _ in range(20):
         assert_ranked_as_plain_bm25(retriever, documents, " ".join(generator.choice(words, 5)), 7)
@@ -204,9 +198,7 @@ def test_others_may_read_the_index(folder):
     assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-@pytest.mark.parametrize(
-    "make", [lambda path: None, Path.mkdir, Path.touch], ids=["missing", "empty", "a file"]
-)
+@pytest.mark.parametrize("make", [lambda path: None, Path.mkdir, Path.touch], ids=["missing", "empty", "a file"])
 def test_what_is_no_index_is_refused(tmp_path, make):
     path = tmp_path / "index"
     make(path)
@@ -302,42 +294,56 @@ def test_the_cache_names_a_missing_corpus_and_an_unusable_folder(tmp_path):
         cached_bm25(corpus, corpus)
 
 
-def _use_cache(corpus, cache, start, answers):
-    start.wait()
-    answers.put(ids(cached_bm25(corpus, cache).search(["paris"], 2)[0]))
+USE_CACHE = """
+import sys
+from tspo.retrieval.bm25 import cached_bm25
+print("ready", flush=True)
+sys.stdin.readline()
+print(*[passage.id for passage in cached_bm25(*sys.argv[1:]).search(["paris"], 2)[0]])
+"""
+
+SAVE_FOR_EVER = """
+import sys
+from tspo.datasets.corpus import read_corpus
+from tspo.retrieval.bm25 import BM25Retriever
+retriever = BM25Retriever.build(read_corpus(sys.argv[1]))
+print("ready", flush=True)
+while True:
+    retriever.save(sys.argv[2])
+"""
+
+
+def start(program, *arguments):
+    """A Python process that has said it is ready."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
 
 
 def test_processes_may_share_a_cache(tmp_path):
     corpus, cache = write_corpus(tmp_path / "corpus.jsonl"), tmp_path / "cache"
-    context = multiprocessing.get_context("fork")
-    start, answers = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=_use_cache, args=(corpus, cache, start, answers)) for _ in range(4)]
+    processes = [start(USE_CACHE, corpus, cache) for _ in range(4)]
     for process in processes:
-        process.start()
-    assert [answers.get(timeout=60) for _ in processes] == [["d1", "d3"]] * 4
-    for process in processes:
-        process.join()
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["d1 d3\n"] * 4
     assert sorted(path.suffix for path in cache.iterdir()) == ["", ".lock"]
-
-
-def _write_for_ever(folder):
-    retriever = BM25Retriever.build(CORPUS)
-    while True:
-        retriever.save(folder)
 
 
 @pytest.mark.slow
 def test_a_killed_writer_leaves_a_whole_index_or_none(tmp_path):
-    folder = tmp_path / "index"
-    context = multiprocessing.get_context("fork")
-    for delay in np.linspace(0.01, 0.1, 15):
-        process = context.Process(target=_write_for_ever, args=(folder,))
-        process.start()
+    corpus, folder = write_corpus(tmp_path / "corpus.jsonl"), tmp_path / "index"
+    sizes = []
+    for delay in np.linspace(0.01, 0.1, 10):
+        process = start(SAVE_FOR_EVER, corpus, folder)
         time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.kill()
+        process.communicate()
         if folder.exists():
-            assert len(BM25Retriever.load(folder)) == 5
+            sizes.append(len(BM25Retriever.load(folder)))
+    assert sizes
+    assert set(sizes) == {5}
 
 
 def test_open_retriever_takes_a_corpus_or_an_index(folder, tmp_path):

@@ -16,7 +16,7 @@ import yaml
 from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
-from transformers import PreTrainedModel, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig
 
 from tspo.config import RunConfig
@@ -189,6 +189,7 @@ class _Run:
                 peft_config=_lora(config),
                 callbacks=[log, shown],
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.stop.check()
         trained = trainer.accelerator.unwrap_model(trainer.model)

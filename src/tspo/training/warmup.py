@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tspo.config import RunConfig
@@ -140,6 +140,7 @@ def warm_up(
         processing_class=codec.tokenizer,
         callbacks=[_OnStep(on_step)],
     )
+    trainer.remove_callback(PrinterCallback)
     return float(trainer.train().training_loss)
 
 
