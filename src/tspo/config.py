@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -162,9 +163,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             raise BadInput(f"{override!r}: expected key=value, for example training.steps=50")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # a date that there is not is a ValueError
             raise BadInput(f"{override!r}: the value is not YAML; quote it") from None
         _set(values, key, value)
+    _make_paths_absolute(values, Path.cwd())
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -178,7 +180,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: cannot read the configuration ({error.strerror})") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path}: the configuration is not UTF-8 text") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: expected a mapping of settings; see configs/ for examples")
@@ -187,7 +189,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _make_paths_absolute(values: dict[str, Any], folder: Path) -> None:
     def absolute(value: Any) -> Any:
-        return str((folder / Path(value).expanduser()).absolute()) if isinstance(value, str) else value
+        return os.path.normpath(folder.absolute() / Path(value).expanduser()) if isinstance(value, str) else value
 
     if "output_dir" in values:
         values["output_dir"] = absolute(values["output_dir"])
@@ -219,7 +221,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         valid = sorted(_fields_at(first["loc"][:-1]))
         near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"unknown key {place!r}{hint} Valid keys there: {', '.join(valid)}"
     if first["type"] == "missing":
         return f"{place!r} is missing"

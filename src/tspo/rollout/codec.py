@@ -6,6 +6,7 @@ outside is neutralised and then encoded with every special token split into plai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _QUESTION_MARK = "\u2063question\u2063"
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Codec:
@@ -39,6 +41,8 @@ class Codec:
             text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
             )
+            if text.count(_QUESTION_MARK) != 1:
+                raise BadInput("model: its chat template does not show a user's message once, as it stands; mend it")
             before, after = text.split(_QUESTION_MARK)
             self._before = self._trusted(before)
         else:
@@ -66,8 +70,7 @@ class Codec:
 
         At most `max_tokens` tokens of passages are kept; the text is what those tokens say.
         """
-        text = self._neutral(render_passages(contents)) if contents else "No passage was found.\n"
-        ids = self._split(text)
+        text, ids = self._outside(render_passages(contents) if contents else "No passage was found.\n")
         if len(ids) > max_tokens:
             ids = ids[:max_tokens]
             text = self.decode(ids)
@@ -75,14 +78,25 @@ class Codec:
 
     def plain(self, text: str) -> list[int]:
         """The token ids of text from outside: neutralised, and without any special token."""
-        return self._split(self._neutral(text))
+        return self._outside(text)[1]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of `token_ids`, special tokens written out."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def _neutral(self, text: str) -> str:
-        return neutralise(text, self.special_tokens)
+    def neutral(self, text: str) -> str:
+        """Text from outside without tags and special tokens; half a surrogate pair, which has no token, is U+FFFD."""
+        return neutralise(_HALF_PAIR.sub("\ufffd", text), self.special_tokens)
+
+    def _outside(self, text: str) -> tuple[str, list[int]]:
+        """Text from outside as the policy will read it, and its token ids."""
+        text = self.neutral(text)
+        ids = self._split(text)
+        if (said := self.decode(ids)) != text:
+            # The tokenizer normalised the text, perhaps into a tag, or put its unknown token into it.
+            text = self.neutral(said)
+            ids = self._split(text)
+        return text, ids
 
     def _split(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))

@@ -64,8 +64,14 @@ class AgentLoop:
                 on_done(trajectory)
             return trajectory
 
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(run(request)) for request in requests]
+        failure: Exception | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(run(request)) for request in requests]
+        except ExceptionGroup as group:
+            failure = group.exceptions[0]
+        if failure is not None:
+            raise failure  # as it was raised: callers know errors, not groups of them
         return [task.result() for task in running]
 
     async def _episode(self, request: Request, search: Callable[[str], Awaitable[list[Passage]]]) -> Trajectory:
@@ -140,9 +146,13 @@ class _BatchedSearch:
         waiting, self._waiting = self._waiting, []
         try:
             results = self._retriever.search([query for query, _ in waiting], self._top_k)
+            if len(results) != len(waiting):
+                raise ValueError(f"the retriever gave {len(results)} results for {len(waiting)} queries")
         except Exception as error:
             for _, future in waiting:
-                future.set_exception(error)
+                if not future.done():  # its episode was cancelled
+                    future.set_exception(error)
             return
         for (_, future), passages in zip(waiting, results, strict=True):
-            future.set_result(passages)
+            if not future.done():
+                future.set_result(passages)

@@ -82,7 +82,8 @@ def _converted(file: Path) -> Path:
     """The folder that `file` was converted to, made now if it is not there yet."""
     if importlib.util.find_spec("gguf") is None:
         raise BadInput("reading a GGUF model needs the package gguf; pip install 'tspo[gguf]'")
-    digest = hashlib.sha256(f"{file.name}-{file.stat().st_size}".encode()).hexdigest()[:12]
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     target = cache_dir() / "models" / f"{file.stem}-{digest}"
     if (target / "config.json").is_file():
         return target

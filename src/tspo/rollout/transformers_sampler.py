@@ -46,7 +46,8 @@ class TransformersSampler:
 
     `rows` sessions at most are open at once, each of at most `capacity` tokens. `temperature` 0 is greedy.
     With a `dtype` other than the model's, it samples from a copy that `refresh` brings up to date.
-    Raises BadInput for a model whose layers do not all attend to the whole sequence.
+    Raises BadInput for a model whose layers do not all attend to the whole sequence, and for one whose
+    attention takes no mask.
     """
 
     def __init__(
@@ -59,21 +60,25 @@ class TransformersSampler:
         temperature: float = 1.0,
         dtype: torch.dtype | None = None,
     ) -> None:
-        layer_types = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if layer_types != {"full_attention"}:
+        if partial := _partial_attention(model, capacity):
             raise BadInput(
                 f"model: the transformers sampler needs full attention in every layer, this model has "
-                f"{', '.join(sorted(layer_types))}; choose another model"
+                f"{', '.join(sorted(partial))}; choose another model"
             )
+        attention = model.config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise BadInput(f"model: the transformers sampler needs attention by sdpa or eager, not {attention}")
         self.codec = codec
         self.temperature = temperature
         self._capacity = capacity
         self._max_rows = rows
         self._source = model
         self._model = model if dtype in (None, model.dtype) else _copy_as(model, dtype)
+        self._adds_mask = attention == "eager"
         self._cache = RowCache(rows, capacity)
         self._rows: list[_Row] = []
         self._room: asyncio.Semaphore | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
@@ -86,8 +91,9 @@ class TransformersSampler:
     @asynccontextmanager
     async def session(self, seed: str) -> AsyncIterator[_Session]:
         """See `Sampler`; all sessions of a sampler belong to one event loop at a time."""
-        if self._room is None:
-            self._room = asyncio.Semaphore(self._max_rows)
+        loop = asyncio.get_running_loop()
+        if self._room is None or self._loop is not loop:
+            self._room, self._loop = asyncio.Semaphore(self._max_rows), loop
         async with self._room:
             row = _Row(index=len(self._rows), random=random.Random(seed))
             self._rows.append(row)
@@ -95,9 +101,6 @@ class TransformersSampler:
                 yield _Session(self, row)
             finally:
                 self._remove(row)
-                if not self._rows:
-                    # The next rollout may run in another event loop.
-                    self._room = None
 
     def _remove(self, row: _Row) -> None:
         last = self._rows.pop()
@@ -110,8 +113,8 @@ class TransformersSampler:
         """Queue one turn of `row`; the future holds it once it is sampled."""
         row.unseen += new_token_ids
         row.token_ids, row.logprobs, row.max_tokens = [], [], max_tokens
-        if row.length + len(row.unseen) + max_tokens > self._capacity:
-            raise ValueError(f"{row.length + len(row.unseen)} + {max_tokens} tokens exceed {self._capacity}")
+        if max_tokens < 1 or row.length + len(row.unseen) + max_tokens > self._capacity:
+            raise ValueError(f"{row.length + len(row.unseen)} + {max_tokens} tokens do not fit in {self._capacity}")
         row.turn = asyncio.get_running_loop().create_future()
         if self._engine is None or self._engine.done():
             self._engine = asyncio.get_running_loop().create_task(self._run())
@@ -120,18 +123,24 @@ class TransformersSampler:
     async def _run(self) -> None:
         """Step until no row has a turn under way; every step lets the episodes move."""
         try:
-            while working := [row for row in self._rows if row.turn is not None]:
+            # a turn whose episode was cancelled is done before its row is gone
+            while working := [row for row in self._rows if row.turn is not None and not row.turn.done()]:
                 if fresh := [row for row in working if len(row.unseen) > 1]:
                     self._prefill(fresh)
                 else:
                     self._decode(working)
                 await asyncio.sleep(0)
-        except BaseException as error:
-            for row in self._rows:
-                if row.turn is not None:
-                    row.turn.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-                    row.turn = None
+        except Exception as error:
+            self._fail(error)  # the episodes raise it
+        except BaseException:
+            self._fail(asyncio.CancelledError())
             raise
+
+    def _fail(self, error: BaseException) -> None:
+        for row in self._rows:
+            if row.turn is not None and not row.turn.done():
+                row.turn.set_exception(error)
+            row.turn = None
 
     def _prefill(self, rows: list[_Row]) -> None:
         """Bring rows with several unseen tokens up to date and sample their next token.
@@ -195,6 +204,10 @@ class TransformersSampler:
 
     @torch.no_grad()
     def _logits(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if self._adds_mask:
+            mask = torch.zeros(mask.shape, dtype=self._model.dtype, device=mask.device).masked_fill(
+                ~mask, torch.finfo(self._model.dtype).min
+            )
         output = self._model(
             input_ids=tokens,
             position_ids=positions,
@@ -256,6 +269,14 @@ def _batches(rows: list[_Row]) -> Iterable[list[_Row]]:
         batch.append(row)
     if batch:
         yield batch
+
+
+def _partial_attention(model: PreTrainedModel, capacity: int) -> set[str]:
+    """The kinds of layer that do not attend to all of `capacity` tokens."""
+    if layer_types := getattr(model.config, "layer_types", None):
+        return set(layer_types) - {"full_attention"}
+    window = getattr(model.config, "sliding_window", None)
+    return {"sliding_attention"} if window is not None and window < capacity else set()
 
 
 def _copy_as(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:

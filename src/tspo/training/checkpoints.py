@@ -29,7 +29,7 @@ def is_whole(checkpoint: Path) -> bool:
     try:
         sizes = json.loads((checkpoint / _MARK).read_text(encoding="utf-8"))["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -41,7 +41,7 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
 
 def checkpoints_in(output_dir: Path) -> list[Path]:
     """All checkpoint folders of a run, whole or not, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) is not None]
+    found = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and step_of(path) is not None]
     return sorted(found, key=lambda path: step_of(path) or 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,5 +76,7 @@ class MetricsLog(TrainerCallback):
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         self.last = metrics_line(state.global_step, logs)
+        # JSON has no NaN and no infinity: a line with one could not be read back
+        line = {name: value if math.isfinite(value) else None for name, value in self.last.items()}
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(self.last) + "\n")
+            stream.write(json.dumps(line) + "\n")

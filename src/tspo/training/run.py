@@ -146,6 +146,8 @@ class _Run:
             def on_step(step: int, steps: int, loss: float | None) -> None:
                 self.stop.check()
                 progress.update(task, completed=step, total=steps, description=f"warm-up, loss {loss:.3f}")
+                if step % max(steps // 10, 1) == 0:
+                    self.console.print(f"warm-up {step}/{steps}  loss {loss:.3f}", highlight=False)
 
             loss = warm_up(model, materials.codec, shown, config, folder, on_step)
         self.console.print(f"Warm-up: mean loss {loss:.4f}", highlight=False)
@@ -242,6 +244,8 @@ def grpo_config(config: RunConfig) -> GRPOConfig:
         "lr_scheduler_type": training.lr_scheduler,
         "beta": training.beta,
         "epsilon": training.epsilon,
+        # The spec's KL is the plain k3 estimator; TRL's default weighs it by the ratio.
+        "use_bias_correction_kl": False,
         "max_grad_norm": training.max_grad_norm,
         "bf16": training.dtype == "bfloat16",
         "use_cpu": device_of(config).type == "cpu",

@@ -23,6 +23,7 @@ from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, rollout_metrics
+from tspo.training.policy_tokens import has_plain_head, score_tokens
 from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -70,6 +71,7 @@ class TSPOTrainer(GRPOTrainer):
         self.on_episode = on_episode
         self._sampler: TransformersSampler | None = None
         self._indices: list[int] = []
+        self._scored = torch.zeros(0)
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
 
@@ -115,14 +117,18 @@ class TSPOTrainer(GRPOTrainer):
 
         self._credits = credits[first : first + len(requests)]
         self._completions = [completion_of(trajectory) for trajectory in trajectories]
+        masks = [
+            _loss_mask(trajectory, completion)
+            for trajectory, completion in zip(trajectories, self._completions, strict=True)
+        ]
+        self._scored = pad(
+            [torch.tensor(mask) for mask in masks], padding_value=0, pad_to_multiple_of=self.pad_to_multiple_of
+        )
         return {
             "prompt_ids": [trajectory.prompt_token_ids for trajectory in trajectories],
             "completion_ids": [completion.token_ids.tolist() for completion in self._completions],
             "logprobs": [completion.logprobs.tolist() for completion in self._completions],
-            "env_mask": [
-                _loss_mask(trajectory, completion)
-                for trajectory, completion in zip(trajectories, self._completions, strict=True)
-            ],
+            "env_mask": masks,
             "outcome": [credit.outcome for credit in self._credits],
         }
 
@@ -155,7 +161,55 @@ class TSPOTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, without the padding that this micro-batch does not need."""
-        return super()._compute_loss(model, _trim_padding(inputs))
+        inputs = _trim_padding(inputs)
+        self._scored = inputs["completion_mask"] * inputs["tool_mask"]
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **others: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's (trajectories, completion tokens), computed at the policy's tokens only, zero elsewhere.
+
+        Left to TRL where it already skips the rest (Triton), or where the output layer is not at hand.
+        """
+        plain = self.accelerator.unwrap_model(model)
+        if (
+            input_ids.device.type != "cpu"
+            or self.is_fsdp_enabled
+            or self.is_deepspeed_enabled
+            or compute_aux_loss
+            or not has_plain_head(plain)
+        ):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others
+            )
+        scored = self._scored.bool()
+        logprobs = torch.zeros(scored.shape, dtype=torch.float32)
+        entropies = torch.zeros(scored.shape, dtype=torch.float32)
+        parts = []
+        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            with self.accelerator.autocast():
+                states = model(
+                    input_ids=input_ids[rows],
+                    attention_mask=attention_mask[rows],
+                    logits_to_keep=1,
+                    output_hidden_states=True,
+                    use_cache=False,
+                ).hidden_states[-1]
+                before = states[:, -logits_to_keep - 1 : -1][scored[rows]]
+                labels = input_ids[rows, -logits_to_keep:][scored[rows]]
+                parts.append(score_tokens(before, plain.get_output_embeddings(), labels, self.temperature))
+        logprobs = logprobs.masked_scatter(scored, torch.cat([part for part, _ in parts]))
+        entropies = entropies.masked_scatter(scored, torch.cat([part for _, part in parts]))
+        return logprobs, entropies if compute_entropy else None, None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

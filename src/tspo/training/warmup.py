@@ -46,11 +46,11 @@ def demonstrations(
             continue
         turns = []
         for hop, title in enumerate(titles):
-            text = (_NEXT if hop else _FIRST).format(title=title)
+            text = (_NEXT if hop else _FIRST).format(title=codec.neutral(title))
             contents = [passage.contents for passage in results[title]]
             feedback, feedback_ids = codec.feedback(contents, limits.max_feedback_tokens)
             turns.append(_turn(text, codec, query=title, feedback=feedback, feedback_ids=feedback_ids))
-        answer = question.golden_answers[0]
+        answer = codec.neutral(question.golden_answers[0]).strip()
         turns.append(_turn(_LAST.format(answer=answer), codec))
         trajectory = Trajectory(
             group_id=question.id,
@@ -63,12 +63,13 @@ def demonstrations(
             prompt_token_ids=codec.prompt(question.question),
             extra={"data_source": question.data_source},
         )
-        if _length(trajectory) <= limits.max_total_tokens:
+        longest = max(len(turn.token_ids or []) for turn in turns)
+        if longest <= limits.max_turn_tokens and _length(trajectory) <= limits.max_total_tokens:
             made.append(trajectory)
     if not made:
         raise BadInput(
             "warmup: no demonstration could be made; the training questions need 'supporting_titles' whose "
-            "number is below rollout.max_turns, and room in rollout.max_total_tokens"
+            "number is below rollout.max_turns, and room in rollout.max_turn_tokens and rollout.max_total_tokens"
         )
     return made[: config.warmup.max_demonstrations]
 

@@ -1,0 +1,54 @@
+"""Log-probabilities of the policy's tokens only: most of a trajectory is prompt and feedback.
+
+TRL scores every position where there is no Triton; on a CPU the vocabulary then costs more than the
+layers, and nearly all of it is thrown away by the mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+_CHUNK = 512
+"""Tokens whose logits are held at once, in float32."""
+
+
+def score_tokens(
+    hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each label, and the entropy of the distribution it is from.
+
+    `hidden` (N, size) are the states before the tokens `labels` (N,); both results are (N,) float32, the
+    entropy without gradient. Logits are computed again in the backward pass rather than kept.
+    """
+    logprobs, entropies = [], []
+    for states, tokens in zip(hidden.split(_CHUNK), labels.split(_CHUNK), strict=True):
+        if torch.is_grad_enabled():
+            logprob, entropy = checkpoint(_score, states, head, tokens, temperature, use_reentrant=False)
+        else:
+            logprob, entropy = _score(states, head, tokens, temperature)
+        logprobs.append(logprob)
+        entropies.append(entropy)
+    if not logprobs:
+        # No policy token at all: a zero that still belongs to the graph.
+        nothing = hidden.sum(-1).float()
+        return nothing, nothing.detach()
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _score(
+    states: torch.Tensor, head: nn.Linear, tokens: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = head(states).float() / temperature
+    logprobs = logits.log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(-1, tokens[:, None])[:, 0], entropy
+
+
+def has_plain_head(model: nn.Module) -> bool:
+    """Whether the logits are the output layer's values as they are: not scaled, not capped."""
+    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    changed = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+    return all(getattr(config, name, None) in (None, 1.0) for name in changed)

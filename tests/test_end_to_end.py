@@ -1,0 +1,233 @@
+"""The `tspo` command from question files to a trained model, as a user runs it; stopped, killed, and gone on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from tspo.training.checkpoints import is_whole, last_whole_checkpoint  # noqa: E402
+from tspo.training.metrics_log import TIMINGS  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+PEOPLE = ["Ann Lee", "Bob Ray", "Cy Fox", "Di Kay", "Ed Poe", "Flo Ives"]
+TOWNS = ["Oslo", "Rome", "Lima", "Cairo", "Quito", "Perth"]
+STEPS = 6
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    """A run small enough for a test: people, the towns they were born in, and a tiny model."""
+    questions = [
+        {
+            "id": f"q{i}",
+            "question": f"Where was {person} born?",
+            "golden_answers": [town],
+            "supporting_titles": [person],
+        }
+        for i, (person, town) in enumerate(zip(PEOPLE, TOWNS, strict=True))
+    ]
+    passages = [
+        {"id": str(i), "contents": f'"{person}"\n{person} was born in {town}.'}
+        for i, (person, town) in enumerate(zip(PEOPLE, TOWNS, strict=True))
+    ]
+    for name, lines in (("train", questions), ("test", questions[:3]), ("corpus", passages)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings: dict[str, Any] = {
+        "model": str(tiny_model_folder),
+        "output_dir": "run",
+        "data": {"train": ["train.jsonl"], "test": ["test.jsonl"], "corpus": "corpus.jsonl"},
+        "rollout": {
+            "max_turns": 3,
+            "max_turn_tokens": 40,
+            "max_feedback_tokens": 60,
+            "max_total_tokens": 400,
+            "top_k": 1,
+            "prompt": "Answer.\nQuestion: {question}",
+        },
+        "warmup": {"epochs": 40, "batch_size": 3, "learning_rate": 0.003},
+        "training": {
+            "steps": STEPS,
+            "groups_per_step": 2,
+            "group_size": 3,
+            "micro_batch": 3,
+            "learning_rate": 0.0005,
+            "dtype": "float32",
+            "save_every": 2,
+        },
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", "from tspo.cli import main; raise SystemExit(main())", *map(str, arguments)]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    return os.environ | {"TSPO_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def run(tmp_path: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(tmp_path), capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_timings(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def stop_after_step(tmp_path: Path, folder: Path, step: int, number: signal.Signals, *arguments: object) -> int:
+    """Start a run, send it a signal once `step` is in its metrics, and return its exit code."""
+    process = subprocess.Popen(command(*arguments), env=environment(tmp_path), stdout=subprocess.DEVNULL)
+    path = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (path.exists() and len(path.read_text().splitlines()) >= step):
+        assert process.poll() is None, "the run ended before it was stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    return process.wait(timeout=120)
+
+
+def test_a_whole_run_then_stopped_and_killed_runs_that_go_on(config: Path, tmp_path: Path) -> None:
+    whole = run(tmp_path, "train", config)
+    assert whole.returncode == 0, whole.stderr
+    folder = tmp_path / "run"
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert max(line["searches"] for line in lines) > 0, "the warm-up did not teach it to search"
+    assert any(line["grad_norm"] > 0 for line in lines)
+    for stage in ("before", "after-warm-up", "after-training"):
+        assert (folder / "evaluation" / stage / "summary.json").exists()
+    assert is_whole(folder / "model")
+    assert "exact match" in whole.stdout
+    assert "\x1b[" not in whole.stdout, "no colours or bars where there is no terminal"
+    for step in range(STEPS):
+        trajectories = (folder / "trajectories" / f"{step:06d}.jsonl").read_text().splitlines()
+        assert len(trajectories) == 6
+
+    # The same warm-up, so that only training is done again.
+    def again(name: str) -> tuple[Path, list[object]]:
+        arguments = ["train", config, f"output_dir={tmp_path / name}", f"model={folder / 'warmup'}"]
+        return tmp_path / name, [*arguments, "warmup.epochs=0", "evaluation.before=false"]
+
+    reference, arguments = again("reference")
+    assert run(tmp_path, *arguments).returncode == 0
+    expected = without_timings(metrics(reference))
+
+    stopped, arguments = again("stopped")
+    assert stop_after_step(tmp_path, stopped, 3, signal.SIGTERM, *arguments) == 128 + signal.SIGTERM
+    assert len(metrics(stopped)) < STEPS
+    assert run(tmp_path, *arguments, "--resume").returncode == 0
+    assert without_timings(metrics(stopped)) == expected
+
+    killed, arguments = again("killed")
+    assert stop_after_step(tmp_path, killed, 3, signal.SIGKILL, *arguments) == -signal.SIGKILL
+    # What a kill in the middle of a save leaves: a folder with the weights and no mark.
+    half = killed / "checkpoint-5"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    checkpoint = last_whole_checkpoint(killed)
+    assert checkpoint is not None
+    assert checkpoint.name in ("checkpoint-2", "checkpoint-4")
+    assert run(tmp_path, *arguments, "--resume").returncode == 0
+    assert without_timings(metrics(killed)) == expected
+
+
+def test_evaluate_prints_a_table_and_writes_files(config: Path, tmp_path: Path) -> None:
+    result = run(tmp_path, "evaluate", config, "--out", tmp_path / "out", "evaluation.samples=2")
+    assert result.returncode == 0, result.stderr
+    assert "exact match" in result.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["all"]["questions"] == 3
+    assert summary["all"]["trajectories"] == 6
+    assert len((tmp_path / "out" / "trajectories.jsonl").read_text().splitlines()) == 6
+
+
+def edit(name: str, text: str | None) -> Callable[[Path], list[str]]:
+    def change(folder: Path) -> list[str]:
+        (folder / name).unlink()
+        if text is not None:
+            (folder / name).write_text(text)
+        return []
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (edit("train.jsonl", None), "train.jsonl"),
+        (edit("train.jsonl", ""), "train.jsonl"),
+        (edit("train.jsonl", "{not json"), "line 1"),
+        (edit("train.jsonl", '{"question": "who?"}\n'), "golden_answers"),
+        (edit("corpus.jsonl", ""), "corpus.jsonl"),
+        (lambda folder: ["model=./nowhere"], "nowhere"),
+        (lambda folder: ["training.stepz=3"], "training.steps"),
+        (lambda folder: ["credit.alpha=2"], "alpha"),
+        (lambda folder: ["training.trl={no_such_field: 1}"], "no_such_field"),
+        (lambda folder: ["rollout.max_total_tokens=20"], "max_total_tokens"),
+        (lambda folder: ["output_dir=/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    config: Path, tmp_path: Path, change: Callable[[Path], list[str]], told: str
+) -> None:
+    overrides = change(tmp_path)
+    result = run(tmp_path, "train", config, *overrides)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert told in result.stderr
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_second_run_and_a_used_folder_are_refused(config: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = run(tmp_path, "train", config)
+    assert result.returncode == 2
+    assert "another run" in result.stderr
+
+    (folder / "config.yaml").write_text("{}")
+    result = run(tmp_path, "train", config)
+    assert result.returncode == 2
+    assert "--resume" in result.stderr
+
+    result = run(tmp_path, "train", config, "output_dir=" + str(tmp_path / "fresh"), "--resume")
+    assert result.returncode == 2
+    assert "no run to resume" in result.stderr
+
+
+def test_a_full_disk_is_one_line(config: Path, tmp_path: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    arguments = ["train", config, "warmup.epochs=0", "evaluation.before=false", "training.steps=2"]
+    result = run(tmp_path, *arguments, preexec_fn=limit)
+    assert result.returncode == 2, result.stderr
+    assert "disk is full" in result.stderr.strip().splitlines()[-1]
+    assert last_whole_checkpoint(tmp_path / "run") is None

@@ -1,0 +1,265 @@
+"""TSPOTrainer against a plain implementation of the objective, on trajectories made by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from datasets import Dataset  # noqa: E402
+from trl import GRPOConfig  # noqa: E402
+
+from tspo.credit import CreditConfig, assign_credit  # noqa: E402
+from tspo.datasets.questions import Question  # noqa: E402
+from tspo.rollout.codec import Codec  # noqa: E402
+from tspo.rollout.completion import completion_of  # noqa: E402
+from tspo.rollout.episode import Limits  # noqa: E402
+from tspo.training.trainer import TSPOTrainer  # noqa: E402
+from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
+
+QUESTIONS = [Question("q0", "who wrote it", ("Ann Lee",), "made"), Question("q1", "where is it", ("Oslo",), "made")]
+GROUP_SIZE = 4
+TEMPERATURE = 0.7
+EPSILON = 0.2
+BETA = 0.05
+
+
+@dataclass
+class Setting:
+    trainer: TSPOTrainer
+    trajectories: list[Trajectory]
+    inputs: dict[str, Any]
+
+
+def make_trajectory(codec: Codec, group: int, member: int, turns: list[tuple[str, str | None]]) -> Trajectory:
+    """A trajectory of (policy text, passage or None) turns, tokens as a rollout would have them."""
+    question = QUESTIONS[group]
+    made = []
+    for text, passage in turns:
+        ids = codec.policy(text)
+        feedback, feedback_ids = codec.feedback([f'"T"\n{passage}'], 50) if passage else (None, None)
+        made.append(Turn(text, "q" if passage else None, feedback, ids, [-1.0] * len(ids), feedback_ids))
+    answer = turns[-1][0].removeprefix("<answer>").removesuffix("</answer>") if turns[-1][1] is None else None
+    return Trajectory(
+        group_id=f"g{group}",
+        trajectory_id=f"g{group}-{member}",
+        question=question.question,
+        golden_answers=list(question.golden_answers),
+        turns=made,
+        answer=answer,
+        stop_reason=StopReason.ANSWER,
+        prompt_token_ids=codec.prompt(question.question),
+    )
+
+
+def hand_made(codec: Codec) -> list[Trajectory]:
+    """Two groups: one with a right answer and a near miss, one all wrong with a near miss in the second turn."""
+    search = "<think>look</think><search>it</search>"
+    rows = [
+        [(search, "Ann Lee wrote it"), ("<answer>Ann Lee</answer>", None)],
+        [(search, "Ann Lee wrote it"), ("<answer>Bob</answer>", None)],
+        [("<answer>nobody at all</answer>", None)],
+        [(search, "nothing here"), (search, "still nothing"), ("<answer>Bob</answer>", None)],
+        [(search, "in Rome"), (search, "it is in Oslo"), ("<answer>Rome</answer>", None)],
+        [(search, "in Rome"), ("<answer>Rome</answer>", None)],
+        [("<answer>Rome</answer>", None)],
+        [(search, "no"), (search, "no"), ("<answer>Bergen</answer>", None)],
+    ]
+    return [make_trajectory(codec, i // GROUP_SIZE, i % GROUP_SIZE, turns) for i, turns in enumerate(rows)]
+
+
+class NoRetriever:
+    def search(self, queries: list[str], top_k: int) -> list[list[Any]]:
+        raise AssertionError("the trajectories are made by hand")
+
+
+@pytest.fixture
+def make_setting(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[..., Setting]:
+    from transformers import AutoModelForCausalLM
+
+    def make(credit: CreditConfig, micro_batch: int = 8, **settings: Any) -> Setting:
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+        codec = Codec(tiny_tokenizer, "Answer.\nQuestion: {question}")
+        trainer = TSPOTrainer(
+            model,
+            questions=QUESTIONS,
+            retriever=NoRetriever(),
+            codec=codec,
+            limits=Limits(),
+            credit=credit,
+            args=GRPOConfig(
+                output_dir=str(tmp_path),
+                per_device_train_batch_size=micro_batch,
+                gradient_accumulation_steps=8 // micro_batch,
+                num_generations=GROUP_SIZE,
+                temperature=TEMPERATURE,
+                beta=BETA,
+                epsilon=EPSILON,
+                use_bias_correction_kl=False,
+                bf16=False,
+                use_cpu=True,
+                activation_checkpointing=False,
+                report_to=[],
+                max_steps=1,
+                **settings,
+            ),
+            train_dataset=Dataset.from_dict({"prompt": [q.question for q in QUESTIONS], "index": [0, 1]}),
+            processing_class=tiny_tokenizer,
+        )
+        trajectories = hand_made(codec)
+        trainer._run_episodes = lambda requests: trajectories
+        # The reference must not be the policy itself, or its KL would be 0 whatever the code does.
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in trainer.ref_model.parameters():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        trainer.model.train()
+        trainer.current_gradient_accumulation_steps = 8 // micro_batch
+        torch.manual_seed(0)
+        rows = [{"prompt": QUESTIONS[i // 4].question, "index": i // 4} for i in range(8)]
+        return Setting(trainer, trajectories, trainer._generate_and_score_completions(rows))
+
+    return make
+
+
+def plain_logprobs(model: Any, trajectory: Trajectory) -> torch.Tensor:
+    """log pi(token | all before it) of every completion token, from one unpadded forward pass."""
+    completion = completion_of(trajectory)
+    ids = torch.tensor([[*trajectory.prompt_token_ids, *completion.token_ids.tolist()]])
+    logprobs = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+    return logprobs.gather(1, ids[0, 1:, None])[-len(completion.token_ids) :, 0]
+
+
+def plain_objective(setting: Setting, old_shift: dict[int, torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """The objective, and the mean size of its terms (they nearly cancel, float32 is relative to their size):
+
+    mean over sampled tokens of -min(ratio A, clip(ratio) A) + beta (exp(d) - d - 1), d = log ref - log pi.
+    """
+    trainer = setting.trainer
+    credits = assign_credit(setting.trajectories, trainer.credit)
+    terms = []
+    for i, (trajectory, credit) in enumerate(zip(setting.trajectories, credits, strict=True)):
+        logprobs = plain_logprobs(trainer.model, trajectory)
+        with torch.no_grad():
+            reference = plain_logprobs(trainer.ref_model, trajectory)
+        for token, k in enumerate(completion_of(trajectory).turn_index.tolist()):
+            if k < 0:
+                continue
+            advantage = credit.turn_advantages[k]
+            ratio = torch.exp(logprobs[token] - (logprobs[token].detach() + old_shift[i][token]))
+            surrogate = torch.min(ratio * advantage, ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantage)
+            delta = reference[token] - logprobs[token]
+            terms.append(-surrogate + BETA * (torch.exp(delta) - delta - 1))
+    return torch.stack(terms).mean(), torch.stack(terms).abs().mean().item()
+
+
+def gradients(model: Any) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    "credit",
+    [
+        CreditConfig(),
+        CreditConfig(algorithm="grpo"),
+        CreditConfig(alpha=0.3, credit="through_first_turn", baseline="reached", scale="none"),
+    ],
+)
+@pytest.mark.parametrize("off_policy", [False, True])
+def test_loss_and_gradient_equal_the_plain_objective(make_setting, credit: CreditConfig, off_policy: bool) -> None:
+    setting = make_setting(credit)
+    trainer, inputs = setting.trainer, dict(setting.inputs)
+    generator = torch.Generator().manual_seed(7)
+    shift = {}
+    width = inputs["completion_ids"].shape[1]
+    old = torch.zeros(len(setting.trajectories), width)
+    for i, trajectory in enumerate(setting.trajectories):
+        length = len(completion_of(trajectory).token_ids)
+        noise = 0.4 * torch.randn(length, generator=generator) if off_policy else torch.zeros(length)
+        shift[i] = noise
+        with torch.no_grad():
+            old[i, :length] = plain_logprobs(trainer.model, trajectory) + noise
+    if off_policy:
+        inputs["old_per_token_logps"] = old
+
+    trainer.model.zero_grad()
+    loss = trainer._compute_loss(trainer.model, inputs)
+    loss.backward()
+    ours = gradients(trainer.model)
+    trainer.model.zero_grad()
+    expected, size = plain_objective(setting, shift)
+    expected.backward()
+    plain = gradients(trainer.model)
+
+    assert expected.item() != 0
+    assert abs(loss.item() - expected.item()) < 1e-5 * size
+    assert (ours - plain).norm() / plain.norm() < 1e-5
+
+
+def test_micro_batches_add_up_to_the_whole_batch(make_setting) -> None:
+    from trl.trainer.utils import split_tensor_dict
+
+    whole = make_setting(CreditConfig())
+    whole.trainer._compute_loss(whole.trainer.model, whole.inputs).backward()
+    parts = make_setting(CreditConfig(), micro_batch=2)
+    for part in split_tensor_dict(parts.inputs, 4):
+        parts.trainer._compute_loss(parts.trainer.model, part).backward()
+    difference = gradients(whole.trainer.model) - gradients(parts.trainer.model)
+    assert difference.norm() / gradients(whole.trainer.model).norm() < 1e-5
+
+
+def test_feedback_tokens_have_exactly_no_gradient(make_setting) -> None:
+    setting = make_setting(CreditConfig())
+    trainer = setting.trainer
+    leaf = torch.full(setting.inputs["completion_ids"].shape, -1.0, requires_grad=True)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (leaf, torch.zeros_like(leaf), None)
+    trainer._compute_loss(trainer.model, setting.inputs).backward()
+    for row, trajectory in enumerate(setting.trajectories):
+        sampled = torch.tensor(completion_of(trajectory).sampled).bool()
+        assert (leaf.grad[row, : len(sampled)][~sampled] == 0.0).all()
+        assert (leaf.grad[row, len(sampled) :] == 0.0).all()
+    assert (leaf.grad != 0).any()
+
+
+def test_a_trajectory_whose_retriever_failed_is_outside_the_loss(make_setting, monkeypatch) -> None:
+    setting = make_setting(CreditConfig())
+    setting.trajectories[0].stop_reason = StopReason.RETRIEVER_ERROR
+    rows = [{"prompt": QUESTIONS[i // 4].question, "index": i // 4} for i in range(8)]
+    inputs = setting.trainer._generate_and_score_completions(rows)
+    assert inputs["tool_mask"][0, : inputs["completion_mask"][0].sum()].sum() == 0
+    assert inputs["tool_mask"][1].sum() > 0
+    assert torch.isfinite(setting.trainer._compute_loss(setting.trainer.model, inputs))
+
+
+def test_advantages_stand_on_the_tokens_of_their_turn(make_setting) -> None:
+    setting = make_setting(CreditConfig())
+    credits = assign_credit(setting.trajectories, CreditConfig())
+    for row, (trajectory, credit) in enumerate(zip(setting.trajectories, credits, strict=True)):
+        for token, k in enumerate(completion_of(trajectory).turn_index.tolist()):
+            expected = credit.turn_advantages[k] if k >= 0 else 0.0
+            assert setting.inputs["advantages"][row, token].item() == pytest.approx(expected, rel=1e-6)
+    assert len({round(value, 6) for credit in credits for value in credit.turn_advantages}) > 3
+
+
+def test_reference_and_policy_score_like_trl(make_setting) -> None:
+    """At the policy's tokens our scoring equals TRL's own, which scores every position."""
+    from trl import GRPOTrainer
+
+    setting = make_setting(CreditConfig())
+    trainer, inputs = setting.trainer, setting.inputs
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    width = inputs["completion_ids"].shape[1]
+    scored = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    trainer._scored = scored
+    with torch.no_grad():
+        ours = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width, 3, compute_entropy=True)
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies(
+            trainer, trainer.model, ids, mask, width, 3, compute_entropy=True
+        )
+    torch.testing.assert_close(ours[0][scored], theirs[0][scored], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours[1][scored], theirs[1][scored], rtol=1e-5, atol=1e-5)
