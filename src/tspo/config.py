@@ -18,7 +18,7 @@ from tspo.rollout.episode import Limits
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", validate_default=False, frozen=True, allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -139,7 +139,7 @@ class RunConfig(_Section):
         try:
             self.credit.to_config()
         except BadInput as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(f"credit.{error}") from None
         trajectories = self.training.groups_per_step * self.training.group_size
         if trajectories % self.training.micro_batch:
             raise ValueError(

@@ -65,7 +65,9 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     """Turn a library's error about a full disk into one clear line about `folder`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except BadInput:
+        raise
+    except Exception as error:  # safetensors' errors are no kind of OSError or RuntimeError
         if not _is_full_disk(error):
             raise
         raise BadInput(f"{folder}: the disk is full; free some space, then go on with --resume") from error

@@ -145,9 +145,7 @@ def test_an_unknown_token_is_not_read_from_outside():
     vocabulary = {token: i for i, token in enumerate(["<unk>", "</s>", *alphabet])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.decoder = tokenizers.decoders.Fuse()
-    codec = Codec(
-        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
-    )
+    codec = Codec(transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>"))
     assert special_in(codec, codec.policy("é")) == [0]
     said, ids = codec.feedback(["T\né"], 100)
     assert special_in(codec, ids) == []
@@ -213,7 +211,9 @@ def test_other_braces_in_a_prompt_are_text(tiny_tokenizer):
     assert "{a} {} {{ messages }} Who?" in codec.decode(codec.prompt("Who?"))
 
 
-@pytest.mark.parametrize("template", ["<|im_start|>user\n", "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}"])
+@pytest.mark.parametrize(
+    "template", ["<|im_start|>user\n", "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}"]
+)
 def test_a_chat_template_that_does_not_show_the_message_is_bad_input(tiny_tokenizer, template):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = template

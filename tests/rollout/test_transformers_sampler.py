@@ -6,8 +6,11 @@ from collections import Counter
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+import transformers
 
 from tspo.errors import BadInput
 from tspo.rollout import transformers_sampler
@@ -271,7 +274,7 @@ def test_an_exception_in_the_model_reaches_every_episode(tiny_model, codec, capl
     assert run(all_turns()) == [error] * 3
     # the sampler goes on, and nothing is left to complain about at the end
     assert [sampled.token_ids for sampled in run(all_turns())] == [[6] * 9] * 3
-    del sampler
+    sampler = None
     gc.collect()
     assert caplog.records == []
 
@@ -393,7 +396,8 @@ def test_a_sliding_window_is_bad_input(codec, kind, settings):
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings"), [("Qwen2", {}), ("Mistral", {"sliding_window": CAPACITY}), ("Mistral", {"sliding_window": None})]
+    ("kind", "settings"),
+    [("Qwen2", {}), ("Mistral", {"sliding_window": CAPACITY}), ("Mistral", {"sliding_window": None})],
 )
 def test_a_window_that_holds_everything_is_full_attention(codec, kind, settings):
     model = small(kind, **settings)

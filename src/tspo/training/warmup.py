@@ -37,7 +37,7 @@ def demonstrations(
 ) -> list[Trajectory]:
     """One demonstration for each question whose hops fit in the limits; raises BadInput if there is none."""
     limits = config.rollout.limits()
-    hops = [hop_order(question) for question in questions]
+    hops = [[codec.neutral(title) for title in hop_order(question)] for question in questions]
     wanted = [title for titles in hops for title in titles]
     results = dict(zip(wanted, retriever.search(wanted, limits.top_k), strict=True)) if wanted else {}
     made = []
@@ -46,7 +46,7 @@ def demonstrations(
             continue
         turns = []
         for hop, title in enumerate(titles):
-            text = (_NEXT if hop else _FIRST).format(title=codec.neutral(title))
+            text = (_NEXT if hop else _FIRST).format(title=title)
             contents = [passage.contents for passage in results[title]]
             feedback, feedback_ids = codec.feedback(contents, limits.max_feedback_tokens)
             turns.append(_turn(text, codec, query=title, feedback=feedback, feedback_ids=feedback_ids))

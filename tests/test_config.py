@@ -1,0 +1,253 @@
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tspo.config import CreditSection, RolloutSection, RunConfig, load_config
+from tspo.credit import CreditConfig, valid_choices
+from tspo.errors import BadInput
+from tspo.rollout.episode import Limits
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+MINIMAL = """\
+model: some/model
+output_dir: out
+data:
+  train: [train.jsonl]
+  corpus: ../corpus.jsonl
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    return write(tmp_path, MINIMAL)
+
+
+def write(folder, text):
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def error_of(path, *overrides):
+    with pytest.raises(BadInput) as error:
+        load_config(path, overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])
+def test_every_config_of_the_repository_loads(path):
+    config = load_config(path)
+    assert config.data.corpus.is_absolute()
+    assert config.rollout.prompt.count("{question}") == 1
+
+
+def test_there_are_configs():
+    assert CONFIGS
+
+
+def test_a_minimal_file_takes_the_defaults(config_file, tmp_path):
+    config = load_config(config_file)
+    assert (config.model, config.seed, config.training.group_size) == ("some/model", 0, 5)
+    assert config.rollout == RolloutSection()
+    assert config.output_dir == tmp_path / "out"
+    assert config.data.train == [tmp_path / "train.jsonl"]
+    assert config.data.corpus.resolve() == tmp_path.parent / "corpus.jsonl"
+
+
+def test_credit_section_is_the_credit_config():
+    options = {field.name: field for field in fields(CreditConfig)}
+    assert set(CreditSection.model_fields) == set(options)
+    for name, field in CreditSection.model_fields.items():
+        assert options[name].default is not MISSING
+        assert field.default == options[name].default
+    assert CreditSection().to_config() == CreditConfig()
+
+
+def test_descriptions_of_choices_name_every_choice():
+    for name, choices in valid_choices().items():
+        for choice in choices:
+            assert choice in (CreditSection.model_fields[name].description or "")
+
+
+def test_rollout_section_covers_the_limits(config_file):
+    assert {field.name for field in fields(Limits)} <= set(RolloutSection.model_fields)
+    assert RolloutSection().limits() == Limits()
+    numbers = {field.name: 21 + i for i, field in enumerate(fields(Limits))}
+    config = load_config(config_file, [f"rollout.{name}={number}" for name, number in numbers.items()])
+    assert config.rollout.limits() == Limits(**numbers)
+
+
+def test_overrides_go_over_the_file(config_file):
+    config = load_config(
+        config_file,
+        [
+            "seed=3",
+            "training.steps=7",
+            "training.lora.r=4",
+            "training.trl={num_iterations: 2}",
+            "data.train=[/a.jsonl, /b.jsonl]",
+            "credit.ignore=['yes', maybe]",
+            "rollout.prompt='a = {question}'",
+            "rollout.dtype=null",
+            "evaluation.before=false",
+            "training.learning_rate=1.0e-5",
+            "seed=4",
+        ],
+    )
+    assert config.seed == 4
+    assert (config.training.steps, config.training.learning_rate) == (7, 1e-5)
+    assert config.training.lora is not None
+    assert config.training.lora.r == 4
+    assert config.training.trl == {"num_iterations": 2}
+    assert config.data.train == [Path("/a.jsonl"), Path("/b.jsonl")]
+    assert config.credit.to_config().ignore == ("yes", "maybe")
+    assert config.rollout.prompt == "a = {question}"
+    assert config.evaluation.before is False
+
+
+def test_an_override_opens_an_empty_section(tmp_path):
+    assert load_config(write(tmp_path, MINIMAL + "training:\n"), ["training.steps=3"]).training.steps == 3
+
+
+def test_paths_in_overrides_are_relative_to_the_working_folder(config_file, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load_config(config_file, ["data.corpus=c.jsonl", "data.test=[t.jsonl]", "output_dir=~/runs"])
+    assert config.data.corpus == elsewhere / "c.jsonl"
+    assert config.data.test == [elsewhere / "t.jsonl"]
+    assert config.data.train == [tmp_path / "train.jsonl"]
+    assert config.output_dir == Path("/home/somebody/runs")
+
+
+def test_a_home_folder_in_the_file_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load_config(write(tmp_path, MINIMAL.replace("../corpus", "~/corpus")))
+    assert config.data.corpus == Path("/home/somebody/corpus.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "near", "valid"),
+    [
+        ("sed=1", "sed", "seed", ["credit", "data", "model", "training"]),
+        ("training.stepz=1", "training.stepz", "steps", ["beta", "lora", "steps", "trl"]),
+        ("training.lora.rank=1", "training.lora.rank", None, ["alpha", "dropout", "r", "target_modules"]),
+        ("credit.algoritm=tspo", "credit.algoritm", "algorithm", ["algorithm", "alpha"]),
+        ("data.korpus=x", "data.korpus", "corpus", ["corpus", "test", "train"]),
+        ("zzz.y=1", "zzz", None, ["credit", "seed"]),
+    ],
+)
+def test_an_unknown_key_names_the_valid_ones(config_file, override, place, near, valid):
+    message = error_of(config_file, override)
+    assert message.startswith(f"{config_file}: unknown key {place!r}")
+    assert (f"did you mean {near!r}?" in message) if near else (f"{place!r}. Valid" in message)
+    listed = message.split("Valid keys there: ")[1].split(", ")
+    assert set(valid) <= set(listed)
+    assert listed == sorted(listed)
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("seed=-1", ["'seed'", "-1"]),
+        ("training.steps=0", ["'training.steps'", "greater than or equal to 1", "got 0"]),
+        ("training.steps=many", ["'training.steps'", "'many'"]),
+        ("training.steps=", ["'training.steps'", "None"]),
+        ("training.learning_rate=0", ["'training.learning_rate'"]),
+        ("rollout.dtype=int8", ["'rollout.dtype'", "'bfloat16'", "'int8'"]),
+        ("rollout.temperature=0", ["'rollout.temperature'"]),
+        ("data.train=a.jsonl", ["'data.train'", "list"]),
+        ("data=5", ["'data'", "got 5"]),
+        ("device=tpu", ["'device'", "'auto'"]),
+        ("training.micro_batch=3", ["training.micro_batch: 3 does not divide", "= 40"]),
+        ("credit.algorithm=ppo", ["credit.algorithm: 'ppo' is not one of tspo, grpo"]),
+        ("credit.alpha=1.5", ["credit.alpha: 1.5"]),
+        ("credit.alpha=nan", ["'credit.alpha'"]),
+        ("credit.scale=var", ["credit.scale: 'var' is not one of std, none"]),
+        ("training.learning_rate=.inf", ["'training.learning_rate'", "finite"]),
+        ("training.lora=yes", ["'training.lora'"]),
+    ],
+)
+def test_a_bad_value_is_named(config_file, override, parts):
+    message = error_of(config_file, override)
+    assert message.startswith(f"{config_file}: ")
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("name", ["model", "output_dir", "data", "data.corpus", "data.train"])
+def test_a_missing_key_is_named(tmp_path, name):
+    values = yaml.safe_load(MINIMAL)
+    section = values
+    *outer, last = name.split(".")
+    for part in outer:
+        section = section[part]
+    del section[last]
+    assert error_of(write(tmp_path, yaml.safe_dump(values))).endswith(f": {name!r} is missing")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("seed", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("seed=[1", "not YAML"),
+        ("seed=a: b: c", "not YAML"),
+        ("seed=2026-99-99", "not YAML"),
+        ("seed.x=3", "'seed' is not a section"),
+        ("data.train.x=3", "'train' is not a section"),
+    ],
+)
+def test_an_override_that_cannot_be_read(tmp_path, override, reason):
+    message = error_of(write(tmp_path, MINIMAL + "seed: 1\n"), override)
+    assert reason in message
+    assert override.partition("=")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: [1,\n", "not YAML"),
+        (b"a: b: c\n", "not YAML"),
+        (b"a: \x00\n", "not YAML"),
+        (b"seed: 2026-99-99\n", "not YAML"),
+        (b"model: !!python/object:os.system x\n", "not YAML"),
+        (b"model: \xff\xfe\n", "not UTF-8"),
+        (b"", "expected a mapping"),
+        (b"# nothing\n", "expected a mapping"),
+        (b"- a\n- b\n", "expected a mapping"),
+        (b"just text\n", "expected a mapping"),
+        (MINIMAL.encode() + b"1: x\n", "1"),
+        (MINIMAL.encode() + b"training: {1: x}\n", "1"),
+    ],
+)
+def test_a_file_that_is_no_configuration(tmp_path, content, reason):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    message = error_of(path)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert "No such file" in error_of(tmp_path / "none.yaml")
+    assert "directory" in error_of(tmp_path)
+
+
+def test_a_config_cannot_be_changed(config_file):
+    config = load_config(config_file)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+
+
+def test_a_config_survives_being_written_and_read(config_file, tmp_path):
+    config = load_config(config_file, ["training.lora={r: 4}", "credit.ignore=[a]", "evaluation.batch=3"])
+    path = write(tmp_path, yaml.safe_dump(yaml.safe_load(config.model_dump_json())))
+    assert load_config(path) == config
+    assert isinstance(load_config(path), RunConfig)

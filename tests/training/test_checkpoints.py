@@ -1,0 +1,106 @@
+import json
+import os
+
+import pytest
+
+from tspo.errors import BadInput
+from tspo.training.checkpoints import (
+    checkpoints_in,
+    is_whole,
+    last_whole_checkpoint,
+    mark_whole,
+    require_checkpoint,
+    step_of,
+)
+
+
+def checkpoint(folder, step, whole=True):
+    path = folder / f"checkpoint-{step}"
+    (path / "inner").mkdir(parents=True)
+    (path / "weights").write_bytes(b"12345")
+    (path / "inner" / "state").write_bytes(b"")
+    if whole:
+        mark_whole(path)
+    return path
+
+
+def test_a_marked_checkpoint_is_whole(tmp_path):
+    path = checkpoint(tmp_path, 1, whole=False)
+    assert not is_whole(path)
+    mark_whole(path)
+    assert is_whole(path)
+    assert json.loads((path / "whole.json").read_text()) == {"files": {"inner/state": 0, "weights": 5}}
+    mark_whole(path)
+    assert is_whole(path)
+
+
+def cut(path):
+    (path / "weights").write_bytes(b"1234")
+
+
+def grow(path):
+    (path / "inner" / "state").write_bytes(b"x")
+
+
+def lose(path):
+    (path / "inner" / "state").unlink()
+
+
+def lose_mark(path):
+    (path / "whole.json").unlink()
+
+
+@pytest.mark.parametrize("harm", [cut, grow, lose, lose_mark])
+def test_a_harmed_checkpoint_is_not_whole(tmp_path, harm):
+    path = checkpoint(tmp_path, 1)
+    harm(path)
+    assert not is_whole(path)
+
+
+@pytest.mark.parametrize("mark", ["", "{", "{}", "[]", "null", '{"files": 3}', '{"files": ["weights"]}', "\ufffd"])
+def test_a_mark_that_cannot_be_read_marks_nothing(tmp_path, mark):
+    path = checkpoint(tmp_path, 1)
+    (path / "whole.json").write_text(mark)
+    assert not is_whole(path)
+
+
+def test_a_file_that_came_later_does_no_harm(tmp_path):
+    path = checkpoint(tmp_path, 1)
+    (path / "more").write_text("x")
+    assert is_whole(path)
+
+
+def test_the_last_whole_checkpoint_by_number(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None
+    for step in (100, 9, 20):
+        checkpoint(tmp_path, step)
+    checkpoint(tmp_path, 110, whole=False)
+    assert [path.name for path in checkpoints_in(tmp_path)] == [f"checkpoint-{step}" for step in (9, 20, 100, 110)]
+    assert last_whole_checkpoint(tmp_path) == require_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
+    cut(tmp_path / "checkpoint-100")
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def test_other_names_are_no_checkpoints(tmp_path):
+    for name in ("checkpoint-", "checkpoint-1-old", "checkpoint--1", "checkpoint-x", "model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-5").write_text("a file")
+    assert checkpoints_in(tmp_path) == []
+    assert step_of(tmp_path / "checkpoint-12") == 12
+    assert step_of(tmp_path / "checkpoint-1-old") is None
+
+
+def test_nothing_to_resume_from_is_bad_input(tmp_path):
+    checkpoint(tmp_path, 1, whole=False)
+    with pytest.raises(BadInput, match="start without --resume"):
+        require_checkpoint(tmp_path)
+    assert last_whole_checkpoint(tmp_path / "none") is None
+
+
+def test_files_are_on_the_disk_before_the_mark(tmp_path, monkeypatch):
+    path = checkpoint(tmp_path, 1, whole=False)
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append((path / "whole.json").exists()), fsync(fd))[1])
+    mark_whole(path)
+    assert synced == [False] * 3  # both files, then the mark before it is put in place

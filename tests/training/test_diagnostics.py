@@ -1,0 +1,76 @@
+import pytest
+
+from tspo.credit import CreditConfig, assign_credit
+from tspo.training.diagnostics import rollout_metrics
+from tspo.trajectory import StopReason, Trajectory, Turn
+
+
+def search(feedback, tokens=2):
+    return Turn("<search>x</search>", "x", feedback, [5] * tokens, [-1.0] * tokens, [6] * 3)
+
+
+def answer(text, tokens=1):
+    return Turn(f"<answer>{text}</answer>", token_ids=[7] * tokens, logprobs=[-1.0] * tokens)
+
+
+def trajectory(group, *turns, answered=None, stop=StopReason.ANSWER):
+    return Trajectory(group, f"{group}-x", "who?", ["Jane"], list(turns), answered, stop, prompt_token_ids=[1] * 10)
+
+
+# q1: one right, one near miss. q2: all wrong, one near miss, one that never searched. q3: all wrong, nothing found.
+GROUPS = [
+    trajectory("q1", search("by Jane"), answer("Jane"), answered="Jane"),
+    trajectory("q1", search("none"), search("by Jane"), answer("Bob", 4), answered="Bob"),
+    trajectory("q2", search("by Jane"), answer("Bob"), answered="Bob"),
+    trajectory("q2", Turn("hm", token_ids=[5], logprobs=[-1.0]), stop=StopReason.NO_ACTION),
+    trajectory("q3", search("none"), answer("Bob"), answered="Bob"),
+    trajectory("q3", Turn("<search>x</search>", "x", token_ids=[5], logprobs=[-1.0]), stop=StopReason.RETRIEVER_ERROR),
+]
+
+
+@pytest.mark.parametrize("algorithm", ["tspo", "grpo"])
+def test_hand_worked_groups(algorithm):
+    config = CreditConfig(algorithm=algorithm, alpha=0.5)
+    metrics = rollout_metrics(GROUPS, assign_credit(GROUPS, config), config, seconds=2.0)
+    turns = 2 + 3 + 2 + 1 + 2 + 1
+    sampled = 3 + 8 + 3 + 1 + 3 + 1
+    # a correct trajectory earns 1 a turn, each of the two near misses one alpha under TSPO
+    rewards = 2.0 + (0.5 + 0.5 if algorithm == "tspo" else 0.0)
+    assert metrics == pytest.approx(
+        {
+            "exact_match": 1 / 6,
+            "turn_reward": rewards / turns,
+            "answer_in_feedback": 3 / 6,
+            "near_miss_share": 2 / 6,
+            "turns": turns / 6,
+            "searches": 5 / 6 + 1 / 6,
+            "search_turn_share": 6 / turns,
+            "sampled_tokens": sampled / 6,
+            "trained_tokens": 6 * 10 + sampled + 5 * 3,
+            "rollout_seconds": 2.0,
+            "rollout_tokens_per_second": sampled / 2,
+            "no_variance_share_grpo": 2 / 3,  # q2 and q3: every outcome is 0
+            "no_variance_share_tspo": 1 / 3,  # q3: no near miss either
+            "stop/answer": 4 / 6,
+            "stop/max_turns": 0.0,
+            "stop/max_tokens": 0.0,
+            "stop/no_action": 1 / 6,
+            "stop/retriever_error": 1 / 6,
+        }
+    )
+    assert {type(value) for value in metrics.values()} == {float}
+
+
+def test_a_group_whose_members_are_equal_has_no_variance_anywhere():
+    group = [trajectory("q", answer("Jane"), answered="Jane") for _ in range(3)]
+    config = CreditConfig()
+    metrics = rollout_metrics(group, assign_credit(group, config), config, seconds=1.0)
+    assert (metrics["no_variance_share_grpo"], metrics["no_variance_share_tspo"]) == (1.0, 1.0)
+    assert (metrics["exact_match"], metrics["near_miss_share"], metrics["search_turn_share"]) == (1.0, 0.0, 0.0)
+
+
+def test_the_options_of_the_run_reach_the_method_it_does_not_use():
+    # alpha 0 makes a near miss earn nothing: TSPO then sees no variance in q2 either
+    config = CreditConfig(algorithm="grpo", alpha=0.0)
+    metrics = rollout_metrics(GROUPS, assign_credit(GROUPS, config), config, seconds=1.0)
+    assert metrics["no_variance_share_tspo"] == pytest.approx(2 / 3)
