@@ -16,8 +16,8 @@ import yaml
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from tspo.training.checkpoints import is_whole, last_whole_checkpoint  # noqa: E402
-from tspo.training.metrics_log import TIMINGS  # noqa: E402
+from tspo.training.checkpoints import is_whole, last_whole_checkpoint
+from tspo.training.metrics_log import TIMINGS
 
 pytestmark = pytest.mark.slow
 

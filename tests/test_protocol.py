@@ -82,9 +82,7 @@ def test_no_tag_survives(text):
     assert safe.replace(" ", "") == text.replace(" ", "")
 
 
-@pytest.mark.parametrize(
-    "text", ["a < b", "research>", "<searching>", "<b>search</b>", "x <- answer", "<thinker>"]
-)
+@pytest.mark.parametrize("text", ["a < b", "research>", "<searching>", "<b>search</b>", "x <- answer", "<thinker>"])
 def test_other_text_is_left_alone(text):
     assert neutralise(text, SPECIAL_TOKENS) == text
 

@@ -191,6 +191,9 @@ def _make_paths_absolute(values: dict[str, Any], folder: Path) -> None:
     def absolute(value: Any) -> Any:
         return os.path.normpath(folder.absolute() / Path(value).expanduser()) if isinstance(value, str) else value
 
+    # A model's name may be one on the hub: only what is plainly a path is taken for one.
+    if str(values.get("model")).startswith(("./", "../", "~/")):
+        values["model"] = absolute(values["model"])
     if "output_dir" in values:
         values["output_dir"] = absolute(values["output_dir"])
     data = values.get("data")

@@ -26,7 +26,7 @@ def load_run_config(path: Path, overrides: Sequence[str]) -> RunConfig:
         if importlib.util.find_spec(package) is None:
             raise BadInput(f"this command needs {package}; pip install 'tspo[train]'")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    warnings.filterwarnings("ignore", module="(trl|accelerate|torch)\\b")
+    warnings.filterwarnings("ignore", module="(trl|accelerate|transformers|torch)\\b")
     return config
 
 

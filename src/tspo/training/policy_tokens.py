@@ -23,7 +23,7 @@ def score_tokens(
     entropy without gradient. Logits are computed again in the backward pass rather than kept.
     """
     logprobs, entropies = [], []
-    for states, tokens in zip(hidden.split(_CHUNK), labels.split(_CHUNK), strict=True):
+    for states, tokens in zip(torch.split(hidden, _CHUNK), torch.split(labels, _CHUNK), strict=True):
         if torch.is_grad_enabled():
             logprob, entropy = checkpoint(_score, states, head, tokens, temperature, use_reentrant=False)
         else:

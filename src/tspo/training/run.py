@@ -42,6 +42,9 @@ _MAY_CHANGE = {"training": {"steps", "save_every", "keep_checkpoints", "report_t
 """Settings that a resumed run may have otherwise than it began."""
 
 
+_WARMUP_SETTINGS = "warmup.json"
+
+
 @dataclass(frozen=True, slots=True)
 class Materials:
     """What a run reads: questions to train on and to test on, a retriever, and the tokenizer's codec."""
@@ -92,6 +95,8 @@ def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summ
 @contextmanager
 def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
     """A run with its input read and checked, and its folder locked."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("tspo train is for one process; with accelerate launch, use tspo.training.trainer.TSPOTrainer")
     with explain_full_disk(config.output_dir), quiet_libraries(quiet=not console.is_terminal):
         materials = read_materials(config)
         with (
@@ -130,10 +135,16 @@ class _Run:
         return self.summaries
 
     def warmed_up(self) -> Path:
-        folder = self.output / "warmup"
-        if is_whole(folder):
-            return folder
         config, materials = self.config, self.materials
+        folder = self.output / "warmup"
+        settings = _warmup_settings(config)
+        if is_whole(folder):
+            made_with = json.loads((folder / _WARMUP_SETTINGS).read_text(encoding="utf-8"))
+            if changed := _changed(made_with, settings):
+                raise BadInput(
+                    f"{folder}: was warmed up with other settings for {', '.join(changed)}; choose another output_dir"
+                )
+            return folder
         shown = demonstrations(materials.train, materials.retriever, materials.codec, config)
         self.console.print(
             f"Warm-up: {len(shown)} demonstrations from {len(materials.train)} questions", highlight=False
@@ -151,6 +162,9 @@ class _Run:
 
             loss = warm_up(model, materials.codec, shown, config, folder, on_step)
         self.console.print(f"Warm-up: mean loss {loss:.4f}", highlight=False)
+        folder.mkdir(exist_ok=True)
+        with atomic_write(folder / _WARMUP_SETTINGS) as stream:
+            json.dump(settings, stream, indent=1)
         _save_model(model, materials.codec, folder)
         return folder
 
@@ -231,12 +245,12 @@ def _evaluate_model(
 def grpo_config(config: RunConfig) -> GRPOConfig:
     """TRL's settings for this run; `training.trl` goes over them."""
     training = config.training
-    per_process = training.groups_per_step * training.group_size // int(os.environ.get("WORLD_SIZE", "1"))
+    trajectories = training.groups_per_step * training.group_size
     settings: dict[str, Any] = {
         "output_dir": str(config.output_dir),
         "max_steps": training.steps,
         "per_device_train_batch_size": training.micro_batch,
-        "gradient_accumulation_steps": max(per_process // training.micro_batch, 1),
+        "gradient_accumulation_steps": trajectories // training.micro_batch,
         "num_generations": training.group_size,
         "temperature": config.rollout.temperature,
         "max_completion_length": config.rollout.max_total_tokens,
@@ -343,9 +357,10 @@ def _prepare_output(config: RunConfig, resume: bool) -> None:
     """Check that the folder is fresh, or that it holds the run to resume, and write its settings."""
     path = config.output_dir / "config.yaml"
     settings = json.loads(config.model_dump_json())
+    traces = [path, config.output_dir / "metrics.jsonl", *checkpoints_in(config.output_dir)]
+    if not resume and any(trace.exists() for trace in traces):
+        raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
     if path.exists():
-        if not resume:
-            raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
         changed = _changed(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
         if changed:
             raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
@@ -353,6 +368,14 @@ def _prepare_output(config: RunConfig, resume: bool) -> None:
         raise BadInput(f"{config.output_dir}: holds no run to resume; start without --resume")
     with atomic_write(path) as stream:
         yaml.safe_dump(settings, stream, sort_keys=False)
+
+
+def _warmup_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide what the warm-up makes."""
+    settings: dict[str, Any] = json.loads(config.model_dump_json())
+    data = settings["data"]
+    kept = {name: settings[name] for name in ("model", "seed", "rollout", "warmup")}
+    return kept | {"data": {"train": data["train"], "corpus": data["corpus"]}}
 
 
 def _changed(before: Any, now: dict[str, Any], place: Sequence[str] = ()) -> list[str]:

@@ -189,12 +189,19 @@ class TSPOTrainer(GRPOTrainer):
             or not has_plain_head(plain)
         ):
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **others,
             )
         scored = self._scored.bool()
         whole = torch.cat([torch.zeros_like(input_ids[:, :-logits_to_keep]).bool(), scored], dim=1)
         parts = []
-        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+        for rows in torch.split(torch.arange(len(input_ids)), batch_size or len(input_ids)):
             ids, wanted = flush_left(input_ids[rows], whole[rows], attention_mask[rows])
             with self.accelerator.autocast():
                 states = model(
