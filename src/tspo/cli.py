@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from tspo import __version__
-from tspo.commands import credit, evaluate, train, warmup
+from tspo.commands import credit, evaluate, settings, train, warmup
 from tspo.errors import BadInput
 
-COMMANDS = (train, warmup, evaluate, credit)
+COMMANDS = (train, warmup, evaluate, credit, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

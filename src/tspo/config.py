@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -84,11 +86,11 @@ class TrainingSection(_Section):
     groups_per_step: int = Field(default=8, ge=1, description="questions a step, over all processes")
     group_size: int = Field(default=5, ge=2, description="trajectories a question (G)")
     micro_batch: int = Field(default=4, ge=1, description="trajectories of one forward and backward pass a process")
-    learning_rate: float = Field(default=1e-6, gt=0)
+    learning_rate: float = Field(default=1e-6, gt=0, description="of AdamW")
     lr_scheduler: str = Field(default="constant", description="learning-rate schedule, by its transformers name")
     beta: float = Field(default=0.001, ge=0, description="weight of KL(policy || reference); 0 loads no reference")
     epsilon: float = Field(default=0.2, gt=0, lt=1, description="PPO clip range")
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="precision of the update; weights and optimizer stay float32"
     )
@@ -106,8 +108,8 @@ class WarmupSection(_Section):
     """Supervised warm start on demonstrations made from supporting titles."""
 
     epochs: float = Field(default=0.0, ge=0, description="passes over the demonstrations; 0: no warm-up")
-    batch_size: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=2e-5, gt=0)
+    batch_size: int = Field(default=8, ge=1, description="demonstrations a step")
+    learning_rate: float = Field(default=2e-5, gt=0, description="peak, of a cosine schedule")
     max_demonstrations: int | None = Field(default=None, ge=1, description="how many are used; empty: all")
 
 
@@ -125,7 +127,7 @@ class RunConfig(_Section):
 
     model: str = Field(description="ORG/NAME on the hub, a local folder, or gguf:PACKAGE_OR_FILE")
     output_dir: Path = Field(description="where everything of this run is written")
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is random")
     device: Literal["auto", "cpu"] = Field(default="auto", description="cpu: even where there is a GPU")
     data: DataSection
     rollout: RolloutSection = Field(default_factory=RolloutSection)
@@ -171,6 +173,40 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{path}: {_explain(error)}") from None
+
+
+def describe_settings() -> str:
+    """Every setting as Markdown, a table a section."""
+    sections: list[tuple[str, type[BaseModel]]] = [("", RunConfig)]
+    parts = []
+    while sections:
+        prefix, section = sections.pop(0)
+        rows = []
+        for name, field in section.model_fields.items():
+            key = f"{prefix}{name}"
+            inner = _section_in(field.annotation)
+            if inner is not None:
+                sections.append((f"{key}.", inner))
+                continue
+            kind = str(field.annotation.__name__ if isinstance(field.annotation, type) else field.annotation)
+            kind = re.sub(r"typing\.|pathlib\.", "", kind).replace("|", "or")
+            default = "required" if field.is_required() else f"`{json.dumps(field.get_default(), default=list)}`"
+            if key == "rollout.prompt":
+                default = "Search-R1's prompt"
+            rows.append(f"| `{key}` | {kind} | {default} | {field.description or ''} |")
+        title = f"`{prefix[:-1]}`: {section.__doc__}" if prefix else "The run"
+        parts.append(
+            "\n".join([f"## {title}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
+        )
+    return "\n\n".join(parts)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, also where it may be None."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -237,6 +273,5 @@ def _explain(error: ValidationError) -> str:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = RunConfig
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        section = LoraSection if part == "lora" else annotation  # type: ignore[assignment]
+        section = _section_in(section.model_fields[str(part)].annotation) or section
     return list(section.model_fields)

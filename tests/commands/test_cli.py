@@ -7,7 +7,7 @@ import pytest
 from tspo.cli import COMMANDS, main
 
 COMMAND = [sys.executable, "-c", "import sys; from tspo.cli import main; sys.exit(main())"]
-NAMES = ["train", "warmup", "evaluate", "credit"]
+NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
 RUN_NAMES = ["train", "warmup", "evaluate"]
 
 MINIMAL = "model: some/model\noutput_dir: out\ndata: {train: [train.jsonl], corpus: corpus.jsonl}\n"
@@ -32,8 +32,8 @@ def one_line(capsys):
     return captured.err
 
 
-def test_every_command_is_known_here():
-    assert [command.__name__.rpartition(".")[2] for command in COMMANDS] == NAMES
+def test_the_commands_of_a_run_are_there():
+    assert {*RUN_NAMES, "credit"} <= set(NAMES)
 
 
 def test_help_names_all_commands():
@@ -64,8 +64,9 @@ def test_each_command_explains_itself(name, capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: tspo {name} ")
-    assert f"  tspo {name} " in text.split("example")[1]
     assert all(len(line) <= 120 for line in text.splitlines())
+    if name in (*RUN_NAMES, "credit"):  # what takes arguments shows how
+        assert f"  tspo {name} " in text.split("example")[1]
 
 
 @pytest.mark.parametrize("name", RUN_NAMES)

@@ -149,7 +149,8 @@ def test_an_unknown_token_is_not_read_from_outside():
     assert special_in(codec, codec.policy("é")) == [0]
     said, ids = codec.feedback(["T\né"], 100)
     assert special_in(codec, ids) == []
-    assert said == "Doc 1(Title: T) < unk>\n" or "é" not in said
+    assert "é" not in said
+    assert "<unk>" not in said
 
 
 class Replay:
