@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 from trl import GRPOTrainer
-from trl.trainer.utils import pad
+from trl.trainer.utils import RepeatSampler, pad
 
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
@@ -28,6 +29,18 @@ from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_js
 
 Progress = Callable[[int, int], None]
 """Called with (episodes that ended, episodes in all)."""
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's order of questions, drawn anew from seed and epoch.
+
+    TRL's own draws each epoch from what the last one left, which a resumed run does not have.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before an epoch's first question is drawn."""
+        if self.shuffle:
+            self.generator.manual_seed(self.seed + epoch)
 
 
 class TSPOTrainer(GRPOTrainer):
@@ -74,6 +87,17 @@ class TSPOTrainer(GRPOTrainer):
         self._scored = torch.zeros(0)
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
+        """TRL's sampler, but one that a resumed run can go on with in the middle of any epoch."""
+        return EpochSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=self.shuffle_dataset,
+            seed=self.args.seed,
+        )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's batch with `advantages` of shape (trajectories, completion tokens)."""
