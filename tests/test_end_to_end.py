@@ -181,7 +181,7 @@ def edit(name: str, text: str | None) -> Callable[[Path], list[str]]:
         (edit("train.jsonl", '{"question": "who?"}\n'), "golden_answers"),
         (edit("corpus.jsonl", ""), "corpus.jsonl"),
         (lambda folder: ["model=./nowhere"], "nowhere"),
-        (lambda folder: ["training.stepz=3"], "training.steps"),
+        (lambda folder: ["training.stepz=3"], "did you mean 'steps'"),
         (lambda folder: ["credit.alpha=2"], "alpha"),
         (lambda folder: ["training.trl={no_such_field: 1}"], "no_such_field"),
         (lambda folder: ["rollout.max_total_tokens=20"], "max_total_tokens"),

@@ -17,7 +17,12 @@ COMMANDS = (train, warmup, evaluate, credit, settings)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for bad input, 130 for Ctrl-C, 141 for a closed pipe."""
     parser = _parser()
-    args = parser.parse_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
+    # argparse takes no positional after an option: settings may stand anywhere all the same.
+    if "overrides" in args and not any(argument.startswith("-") for argument in rest):
+        args.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "run" not in args:
         parser.print_help(sys.stderr)
         return 2

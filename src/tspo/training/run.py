@@ -71,6 +71,7 @@ def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[s
     Raises BadInput for unusable input and Stopped when a signal ended the run early.
     """
     with _opened(config, console) as run:
+        grpo_config(config)  # TRL checks the settings that are its own
         _prepare_output(config, resume)
         return run.run()
 
