@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-from tspo.errors import BadInput
 from tspo.files import atomic_write
 
 _MARK = "whole.json"
@@ -49,11 +48,3 @@ def step_of(checkpoint: Path) -> int | None:
     """The optimizer step that a checkpoint folder's name says."""
     number = checkpoint.name.removeprefix("checkpoint-")
     return int(number) if number.isdecimal() else None
-
-
-def require_checkpoint(output_dir: Path) -> Path:
-    """The checkpoint to resume from; raises BadInput where there is none."""
-    checkpoint = last_whole_checkpoint(output_dir)
-    if checkpoint is None:
-        raise BadInput(f"{output_dir}: no whole checkpoint to resume from; start without --resume")
-    return checkpoint

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import GRPOConfig
 
 from tspo.config import RunConfig
@@ -34,13 +32,11 @@ from tspo.rollout.codec import Codec
 from tspo.rollout.models import cache_dir, load_model, load_tokenizer
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
+from tspo.training.run_folder import changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
+from tspo.training.step_display import StepDisplay
 from tspo.training.trainer import TSPOTrainer
 from tspo.training.warmup import demonstrations, warm_up
-
-_MAY_CHANGE = {"training": {"steps", "save_every", "keep_checkpoints", "report_to", "micro_batch"}}
-"""Settings that a resumed run may have otherwise than it began."""
-
 
 _WARMUP_SETTINGS = "warmup.json"
 
@@ -72,7 +68,7 @@ def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[s
     """
     with _opened(config, console) as run:
         grpo_config(config)  # TRL checks the settings that are its own
-        _prepare_output(config, resume)
+        prepare_output(config, resume)
         return run.run()
 
 
@@ -101,7 +97,7 @@ def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
     with explain_full_disk(config.output_dir), quiet_libraries(quiet=not console.is_terminal):
         materials = read_materials(config)
         with (
-            _only_run_in(config.output_dir),
+            only_run_in(config.output_dir),
             stop_on_signals(lambda: console.print("Stopping after this step; once more to stop at once.")) as stop,
         ):
             yield _Run(config, materials, console, stop)
@@ -141,7 +137,7 @@ class _Run:
         settings = _warmup_settings(config)
         if is_whole(folder):
             made_with = json.loads((folder / _WARMUP_SETTINGS).read_text(encoding="utf-8"))
-            if changed := _changed(made_with, settings):
+            if changed := changed_settings(made_with, settings):
                 raise BadInput(
                     f"{folder}: was warmed up with other settings for {', '.join(changed)}; choose another output_dir"
                 )
@@ -181,12 +177,12 @@ class _Run:
         truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
         set_seed(config.seed)
         model = load_model(start)
-        _check_disk(model, config)
+        check_disk(model, config)
         log = MetricsLog(self.output / "metrics.jsonl")
         with bars(self.console) as progress:
             episodes = progress.add_task("episodes", total=None)
             steps = progress.add_task(config.credit.algorithm, total=config.training.steps)
-            shown = _Show(progress, steps, log, self.stop, self.console)
+            shown = StepDisplay(progress, steps, log, self.stop, self.console)
             trainer = TSPOTrainer(
                 model,
                 questions=materials.train,
@@ -281,31 +277,6 @@ def grpo_config(config: RunConfig) -> GRPOConfig:
         raise BadInput(f"training.trl: {' '.join(str(error).split())}") from None
 
 
-class _Show(TrainerCallback):
-    """Draws the bars, prints a line a step where there are none, and ends training when asked to."""
-
-    def __init__(self, progress: Any, task: Any, log: MetricsLog, stop: StopRequest, console: Console) -> None:
-        self.progress, self.task, self.log, self.stop, self.console = progress, task, log, stop, console
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not state.is_world_process_zero or self.log.last.get("step") != state.global_step:
-            return
-        line = self.log.last
-        text = (
-            f"step {line['step']}/{state.max_steps}  EM {line['exact_match']:.3f}  near miss "
-            f"{line['near_miss_share']:.3f}  answer found {line['answer_in_feedback']:.3f}  turns {line['turns']:.2f}  "
-            f"entropy {line['entropy']:.3f}  {line['rollout_tokens_per_second']:.0f} sampled/s  "
-            f"{line['update_tokens_per_second']:.0f} trained/s"
-        )
-        self.progress.update(self.task, completed=line["step"])
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.stop:
-            control.should_save = True
-            control.should_training_stop = True
-
-
 def _lora(config: RunConfig) -> LoraConfig | None:
     lora = config.training.lora
     if lora is None:
@@ -325,69 +296,9 @@ def _save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
     mark_whole(folder)
 
 
-def _check_disk(model: PreTrainedModel, config: RunConfig) -> None:
-    """Raise BadInput where the checkpoints will not fit: weights and two moments in float32 each."""
-    trained = sum(p.numel() for p in model.parameters())
-    checkpoint = trained * 4 * (1 if config.training.lora else 3)
-    needed = checkpoint * (config.training.keep_checkpoints + 1)
-    free = shutil.disk_usage(config.output_dir).free
-    if free < needed:
-        raise BadInput(
-            f"{config.output_dir}: {free / 1e9:.1f} GB free, but {config.training.keep_checkpoints} checkpoints and "
-            f"one being written take {needed / 1e9:.1f} GB; free some space or lower training.keep_checkpoints"
-        )
-
-
-@contextmanager
-def _only_run_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that two runs never write to one place."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot write here ({error.strerror}); choose another output_dir") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"{folder}: another run is writing here; choose another output_dir") from None
-        yield
-
-
-def _prepare_output(config: RunConfig, resume: bool) -> None:
-    """Check that the folder is fresh, or that it holds the run to resume, and write its settings."""
-    path = config.output_dir / "config.yaml"
-    settings = json.loads(config.model_dump_json())
-    traces = [path, config.output_dir / "metrics.jsonl", *checkpoints_in(config.output_dir)]
-    if not resume and any(trace.exists() for trace in traces):
-        raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
-    if path.exists():
-        changed = _changed(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
-        if changed:
-            raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
-    elif resume:
-        raise BadInput(f"{config.output_dir}: holds no run to resume; start without --resume")
-    with atomic_write(path) as stream:
-        yaml.safe_dump(settings, stream, sort_keys=False)
-
-
 def _warmup_settings(config: RunConfig) -> dict[str, Any]:
     """The settings that decide what the warm-up makes."""
     settings: dict[str, Any] = json.loads(config.model_dump_json())
     data = settings["data"]
     kept = {name: settings[name] for name in ("model", "seed", "rollout", "warmup")}
     return kept | {"data": {"train": data["train"], "corpus": data["corpus"]}}
-
-
-def _changed(before: Any, now: dict[str, Any], place: Sequence[str] = ()) -> list[str]:
-    """Dotted keys that differ and may not."""
-    changed = []
-    for key in sorted({*before, *now}):
-        if key in _MAY_CHANGE.get(".".join(place), ()):
-            continue
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += _changed(old, new, (*place, key))
-        elif old != new:
-            changed.append(".".join((*place, key)))
-    return changed

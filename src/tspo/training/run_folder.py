@@ -1,0 +1,82 @@
+"""The folder of a run: one run at a time, never over another, resumed only with the settings it began with."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PreTrainedModel
+
+from tspo.config import RunConfig
+from tspo.errors import BadInput
+from tspo.files import atomic_write
+from tspo.training.checkpoints import checkpoints_in
+
+_MAY_CHANGE = {"training": {"steps", "save_every", "keep_checkpoints", "report_to", "micro_batch"}}
+"""Settings that a resumed run may have otherwise than it began."""
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, so that two runs never write to one place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot write here ({error.strerror}); choose another output_dir") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(f"{folder}: another run is writing here; choose another output_dir") from None
+        yield
+
+
+def prepare_output(config: RunConfig, resume: bool) -> None:
+    """Check that the folder is fresh, or that it holds the run to resume, and write its settings."""
+    path = config.output_dir / "config.yaml"
+    settings = json.loads(config.model_dump_json())
+    traces = [path, config.output_dir / "metrics.jsonl", *checkpoints_in(config.output_dir)]
+    if not resume and any(trace.exists() for trace in traces):
+        raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
+    if path.exists():
+        changed = changed_settings(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
+        if changed:
+            raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
+    elif resume:
+        raise BadInput(f"{config.output_dir}: holds no run to resume; start without --resume")
+    with atomic_write(path) as stream:
+        yaml.safe_dump(settings, stream, sort_keys=False)
+
+
+def check_disk(model: PreTrainedModel, config: RunConfig) -> None:
+    """Raise BadInput where the checkpoints will not fit: weights and two moments in float32 each."""
+    trained = sum(p.numel() for p in model.parameters())
+    checkpoint = trained * 4 * (1 if config.training.lora else 3)
+    needed = checkpoint * (config.training.keep_checkpoints + 1)
+    free = shutil.disk_usage(config.output_dir).free
+    if free < needed:
+        raise BadInput(
+            f"{config.output_dir}: {free / 1e9:.1f} GB free, but {config.training.keep_checkpoints} checkpoints and "
+            f"one being written take {needed / 1e9:.1f} GB; free some space or lower training.keep_checkpoints"
+        )
+
+
+def changed_settings(before: Any, now: dict[str, Any], place: Sequence[str] = ()) -> list[str]:
+    """Dotted keys that differ and may not."""
+    changed = []
+    for key in sorted({*before, *now}):
+        if key in _MAY_CHANGE.get(".".join(place), ()):
+            continue
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += changed_settings(old, new, (*place, key))
+        elif old != new:
+            changed.append(".".join((*place, key)))
+    return changed

@@ -1,0 +1,39 @@
+"""What a person sees of training: bars on a terminal, and a line a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from transformers import TrainerCallback
+
+from tspo.training.metrics_log import MetricsLog
+from tspo.training.signals import StopRequest
+
+
+class StepDisplay(TrainerCallback):
+    """Draws the bars, prints a line a step, and ends training when asked to."""
+
+    def __init__(self, progress: Progress, task: TaskID, log: MetricsLog, stop: StopRequest, console: Console) -> None:
+        self.progress, self.task, self.log, self.stop, self.console = progress, task, log, stop, console
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show a step that is over."""
+        if not state.is_world_process_zero or self.log.last.get("step") != state.global_step:
+            return
+        line = self.log.last
+        text = (
+            f"step {line['step']}/{state.max_steps}  EM {line['exact_match']:.3f}  near miss "
+            f"{line['near_miss_share']:.3f}  answer found {line['answer_in_feedback']:.3f}  turns {line['turns']:.2f}  "
+            f"entropy {line['entropy']:.3f}  {line['rollout_tokens_per_second']:.0f} sampled/s  "
+            f"{line['update_tokens_per_second']:.0f} trained/s"
+        )
+        self.progress.update(self.task, completed=line["step"])
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save and stop after this step if a stop was asked for."""
+        if self.stop:
+            control.should_save = True
+            control.should_training_stop = True
