@@ -125,7 +125,7 @@ class _Run:
         final = self._trained(start)
         self._evaluate("after training", str(final))
         if self.summaries:
-            self.console.print(format_comparison(self.summaries), markup=False, highlight=False)
+            self.console.print(format_comparison(self.summaries), markup=False, highlight=False, soft_wrap=True)
         self._say("model", final)
         self._say("metrics", self.output / "metrics.jsonl")
         self._say("trajectories", self.output / "trajectories")

@@ -20,7 +20,7 @@ class StepDisplay(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show a step that is over."""
-        if not state.is_world_process_zero or self.log.last.get("step") != state.global_step:
+        if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
         line = self.log.last
         text = (
