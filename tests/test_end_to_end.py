@@ -120,7 +120,7 @@ def test_a_whole_run_then_stopped_and_killed_runs_that_go_on(config: Path, tmp_p
     assert is_whole(folder / "model")
     assert "exact match" in whole.stdout
     assert "\x1b[" not in whole.stdout, "no colours or bars where there is no terminal"
-    for step in range(STEPS):
+    for step in range(1, STEPS + 1):
         trajectories = (folder / "trajectories" / f"{step:06d}.jsonl").read_text().splitlines()
         assert len(trajectories) == 6
 
@@ -150,6 +150,20 @@ def test_a_whole_run_then_stopped_and_killed_runs_that_go_on(config: Path, tmp_p
     assert checkpoint.name in ("checkpoint-2", "checkpoint-4")
     assert run(tmp_path, *arguments, "--resume").returncode == 0
     assert without_timings(metrics(killed)) == expected
+
+
+def test_adapters_and_reused_rollouts(config: Path, tmp_path: Path) -> None:
+    """What TRL does beyond the default: LoRA, two updates a rollout, resumed."""
+    arguments = ["train", config, "training.lora={r: 4}", "training.trl={num_iterations: 2}", "warmup.epochs=1"]
+    arguments.append("evaluation.before=false")
+    assert stop_after_step(tmp_path, tmp_path / "run", 2, signal.SIGINT, *arguments) == 128 + signal.SIGINT
+    assert (last_whole_checkpoint(tmp_path / "run") / "adapter_model.safetensors").exists()
+    result = run(tmp_path, *arguments, "--resume")
+    assert result.returncode == 0, result.stderr
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert any("exact_match" not in line for line in lines), "every step had a rollout of its own"
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists(), "the adapters are not merged"
 
 
 def test_evaluate_prints_a_table_and_writes_files(config: Path, tmp_path: Path) -> None:

@@ -11,6 +11,16 @@ from transformers import TrainerCallback
 from tspo.training.metrics_log import MetricsLog
 from tspo.training.signals import StopRequest
 
+_SHOWN = (
+    ("EM", "exact_match", ".3f"),
+    ("near miss", "near_miss_share", ".3f"),
+    ("answer found", "answer_in_feedback", ".3f"),
+    ("turns", "turns", ".2f"),
+    ("entropy", "entropy", ".3f"),
+    ("sampled/s", "rollout_tokens_per_second", ".0f"),
+    ("trained/s", "update_tokens_per_second", ".0f"),
+)
+
 
 class StepDisplay(TrainerCallback):
     """Draws the bars, prints a line a step, and ends training when asked to."""
@@ -23,13 +33,10 @@ class StepDisplay(TrainerCallback):
         if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
         line = self.log.last
-        text = (
-            f"step {line['step']}/{state.max_steps}  EM {line['exact_match']:.3f}  near miss "
-            f"{line['near_miss_share']:.3f}  answer found {line['answer_in_feedback']:.3f}  turns {line['turns']:.2f}  "
-            f"entropy {line['entropy']:.3f}  {line['rollout_tokens_per_second']:.0f} sampled/s  "
-            f"{line['update_tokens_per_second']:.0f} trained/s"
-        )
+        # A step that reuses the last rollout has no metrics of one.
+        shown = (f"{label} {line[name]:{form}}" for label, name, form in _SHOWN if line.get(name) is not None)
         self.progress.update(self.task, completed=line["step"])
+        text = "  ".join([f"step {line['step']}/{state.max_steps}", *shown])
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -119,7 +119,7 @@ class TSPOTrainer(GRPOTrainer):
         requests = []
         for i, index in enumerate(self._indices):
             group, member = divmod(first + i, self.num_generations)
-            group_id = f"{step:06d}-{group:04d}"
+            group_id = f"{step + 1:06d}-{group:04d}"
             requests.append(
                 Request(
                     question=self.questions[index],
@@ -135,7 +135,7 @@ class TSPOTrainer(GRPOTrainer):
         everyone: list[Trajectory] = gather_object(trajectories)
         credits = assign_credit(everyone, self.credit)
         if self.accelerator.is_main_process and self.trajectory_dir is not None:
-            save_step(everyone, credits, step, self.trajectory_dir)
+            save_step(everyone, credits, step + 1, self.trajectory_dir)
         for name, value in rollout_metrics(everyone, credits, self.credit, seconds).items():
             self._metrics["train"][PREFIX + name].append(value)
 
@@ -251,7 +251,7 @@ def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
 
 
 def save_step(trajectories: Sequence[Trajectory], credits: Sequence[Credit], step: int, folder: Path) -> None:
-    """Write a step's trajectories with their credit to `folder`/STEP.jsonl, whole or not at all."""
+    """Write the trajectories that `step` trains on, with their credit, to `folder`/STEP.jsonl, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / f"{step:06d}.jsonl") as stream:
         for trajectory, credit in zip(trajectories, credits, strict=True):
