@@ -37,18 +37,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
-    from tspo.commands.setup import console, load_run_config, stoppable
+    from tspo.commands.setup import console, load_run_config
 
     config = load_run_config(args.config, args.overrides)
+    from tspo.evaluation.table import format_summary
+    from tspo.training.run import run_evaluation
+
     screen = console()
-
-    def evaluate() -> None:
-        from tspo.evaluation.table import format_summary
-        from tspo.training.run import run_evaluation
-
-        folder = args.out or config.output_dir / "evaluation" / Path(config.model).name.replace(":", "-")
-        summary = run_evaluation(config, folder, console=screen)
-        screen.print(format_summary(summary), end="", markup=False, highlight=False, soft_wrap=True)
-        screen.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
-
-    return stoppable(evaluate, screen)
+    folder = args.out or config.output_dir / "evaluation" / Path(config.model).name.replace(":", "-")
+    summary = run_evaluation(config, folder, console=screen)
+    screen.print(format_summary(summary), end="", markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"\nwritten to {folder}", markup=False, highlight=False, soft_wrap=True)
+    return 0

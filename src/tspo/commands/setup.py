@@ -35,13 +35,13 @@ def console() -> Console:
     return Console()
 
 
-def stoppable(work: Callable[[], None], screen: Console) -> int:
-    """Do `work`; 0 when it is complete, 128 + the signal's number when one stopped it."""
+def stoppable(work: Callable[[], None], screen: Console, hint: str) -> int:
+    """Do `work`; 0 when it is complete, 128 + the signal's number when one stopped it; `hint` says how to go on."""
     from tspo.training.signals import Stopped
 
     try:
         work()
     except Stopped as stopped:
-        screen.print("Stopped; --resume goes on from here.")
+        screen.print(f"Stopped; {hint}.")
         return stopped.exit_code
     return 0

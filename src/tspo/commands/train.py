@@ -54,4 +54,4 @@ def run(args: argparse.Namespace) -> int:
 
         run_training(config, resume=args.resume, console=screen)
 
-    return stoppable(train, screen)
+    return stoppable(train, screen, "--resume goes on from here")

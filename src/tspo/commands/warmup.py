@@ -39,4 +39,4 @@ def run(args: argparse.Namespace) -> int:
         folder = run_warmup(config, console=screen)
         screen.print(f"model: {folder}", markup=False, highlight=False, soft_wrap=True)
 
-    return stoppable(warm_up, screen)
+    return stoppable(warm_up, screen, "nothing was written, start it again")

@@ -57,15 +57,13 @@ def check_prompts_fit(codec: Codec, questions: list[str], max_total_tokens: int)
 
 
 @contextmanager
-def quiet_libraries(quiet: bool) -> Iterator[None]:
-    """Keep transformers' own bars and advice off the screen while the block runs, if `quiet`."""
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers' own bars and advice off the screen while the block runs."""
     verbosity = logging.get_verbosity()
-    if quiet:
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if quiet:
-            logging.enable_progress_bar()
-            logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+        logging.set_verbosity(verbosity)

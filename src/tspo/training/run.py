@@ -84,7 +84,7 @@ def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summ
     """Evaluate `config.model` on the test questions and write the result to `folder`."""
     if not config.data.test:
         raise BadInput("data.test: no file of questions to evaluate on")
-    with explain_full_disk(folder), quiet_libraries(quiet=not console.is_terminal):
+    with explain_full_disk(folder), quiet_libraries():
         materials = read_materials(config)
         return _evaluate_model(config.model, config, materials, folder, console, "evaluate")
 
@@ -94,7 +94,7 @@ def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
     """A run with its input read and checked, and its folder locked."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput("tspo train is for one process; with accelerate launch, use tspo.training.trainer.TSPOTrainer")
-    with explain_full_disk(config.output_dir), quiet_libraries(quiet=not console.is_terminal):
+    with explain_full_disk(config.output_dir), quiet_libraries():
         materials = read_materials(config)
         with (
             only_run_in(config.output_dir),
