@@ -245,3 +245,18 @@ def test_a_full_disk_is_one_line(config: Path, tmp_path: Path) -> None:
     assert result.returncode == 2, result.stderr
     assert "disk is full" in result.stderr.strip().splitlines()[-1]
     assert last_whole_checkpoint(tmp_path / "run") is None
+
+
+def test_a_model_that_no_hub_has_is_one_clear_line(config: Path, tmp_path: Path) -> None:
+    # The hub's own client tells of its retries on stderr where there is no network; offline it has none.
+    result = subprocess.run(
+        command("train", config, "model=nobody/nothing"),
+        env=environment(tmp_path) | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert "nobody/nothing" in result.stderr
+    assert "name a local folder" in result.stderr

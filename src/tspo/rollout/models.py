@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tspo.errors import BadInput
 
 _GGUF = "gguf:"
+_NOT_LOCAL = "name a local folder, or a model of a hub that can be reached from here"
 
 
 def cache_dir() -> Path:
@@ -31,9 +32,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
     except (OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"model {name!r}: no tokenizer could be loaded ({_first_line(error)}); save one beside the model"
-        ) from None
+        hint = "save one beside the model" if Path(name).expanduser().is_dir() else _NOT_LOCAL
+        raise BadInput(f"model {name!r}: no tokenizer could be loaded ({_first_line(error)}); {hint}") from None
     if tokenizer.eos_token_id is None:
         raise BadInput(f"model {name!r}: its tokenizer has no end-of-text token; set one and save it again")
     if tokenizer.pad_token_id is None:
@@ -46,7 +46,8 @@ def load_model(name: str) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"model {name!r}: could not be loaded ({_first_line(error)})") from None
+        hint = "save the model again" if Path(name).expanduser().is_dir() else _NOT_LOCAL
+        raise BadInput(f"model {name!r}: could not be loaded ({_first_line(error)}); {hint}") from None
 
 
 def resolve_model(name: str) -> str:
@@ -120,4 +121,4 @@ def _converted(file: Path) -> Path:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
