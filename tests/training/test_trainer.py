@@ -263,3 +263,23 @@ def test_reference_and_policy_score_like_trl(make_setting) -> None:
         )
     torch.testing.assert_close(ours[0][scored], theirs[0][scored], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours[1][scored], theirs[1][scored], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["granite", "qwen2"])
+def test_models_that_scale_their_logits_are_left_to_trl(make_setting, tiny_tokenizer: Any, model_type: str) -> None:
+    """Granite divides its logits: our scoring sees that and hands over; Qwen2 does not, and is scored here."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(model_type, vocab_size=len(tiny_tokenizer), num_key_value_heads=1, **settings)
+    if model_type == "granite":
+        config.logits_scaling = 8.0
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).float()
+    setting = make_setting(CreditConfig())
+    trainer, inputs = setting.trainer, setting.inputs
+    trainer._scored = inputs["completion_mask"] * inputs["tool_mask"]
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    scores = trainer._score_policy_tokens(model, ids, mask, 4)
+    assert (scores is None) == (model_type == "granite")

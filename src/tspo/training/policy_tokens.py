@@ -66,8 +66,11 @@ def flush_left(
     return ids, moved
 
 
-def has_plain_head(model: nn.Module) -> bool:
-    """Whether the logits are the output layer's values as they are: not scaled, not capped."""
-    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
-    changed = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-    return all(getattr(config, name, None) in (None, 1.0) for name in changed)
+@torch.no_grad()
+def explains_logits(head: nn.Module, hidden: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Whether `head` on the states `hidden` (rows, size) gives the model's own `logits` (rows, vocabulary).
+
+    It does not where a model scales or caps its logits, or where its last hidden states come before a norm.
+    """
+    difference = head(hidden).float() - logits.float()
+    return bool(difference.norm() <= 1e-2 * logits.float().norm())

@@ -24,7 +24,7 @@ from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, rollout_metrics
-from tspo.training.policy_tokens import flush_left, has_plain_head, score_tokens
+from tspo.training.policy_tokens import explains_logits, flush_left, score_tokens
 from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -204,39 +204,44 @@ class TSPOTrainer(GRPOTrainer):
 
         Left to TRL where it already skips the rest (Triton), or where the output layer is not at hand.
         """
-        plain = self.accelerator.unwrap_model(model)
-        if (
-            input_ids.device.type != "cpu"
-            or self.is_fsdp_enabled
-            or self.is_deepspeed_enabled
-            or compute_aux_loss
-            or not has_plain_head(plain)
-        ):
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size,
-                compute_entropy,
-                compute_aux_loss,
-                **others,
-            )
+        on_hand = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or compute_aux_loss)
+        if on_hand and input_ids.device.type == "cpu":
+            scores = self._score_policy_tokens(model, input_ids, attention_mask, batch_size or len(input_ids))
+            if scores is not None:
+                return scores[0], scores[1] if compute_entropy else None, None
+        return super()._get_per_token_logps_and_entropies(
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            batch_size=batch_size,
+            compute_entropy=compute_entropy,
+            compute_aux_loss=compute_aux_loss,
+            **others,
+        )
+
+    def _score_policy_tokens(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, batch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Log-probabilities and entropies at the policy's tokens; None where the output layer is not all there is."""
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
         scored = self._scored.bool()
-        whole = torch.cat([torch.zeros_like(input_ids[:, :-logits_to_keep]).bool(), scored], dim=1)
+        prompt = input_ids.shape[1] - scored.shape[1]
+        whole = torch.nn.functional.pad(scored, (prompt, 0))
         parts = []
-        for rows in torch.split(torch.arange(len(input_ids)), batch_size or len(input_ids)):
+        for rows in torch.split(torch.arange(len(input_ids)), batch_size):
             ids, wanted = flush_left(input_ids[rows], whole[rows], attention_mask[rows])
             with self.accelerator.autocast():
-                states = model(
-                    input_ids=ids, logits_to_keep=1, output_hidden_states=True, use_cache=False
-                ).hidden_states[-1]
+                output = model(input_ids=ids, logits_to_keep=1, output_hidden_states=True, use_cache=False)
+                states = output.hidden_states[-1]
+                if not explains_logits(head, states[:, -1], output.logits[:, -1]):
+                    return None
                 before = states[:, :-1][wanted[:, 1:]]
                 labels = ids[:, 1:][wanted[:, 1:]]
-                parts.append(score_tokens(before, plain.get_output_embeddings(), labels, self.temperature))
+                parts.append(score_tokens(before, head, labels, self.temperature))
         logprobs = torch.zeros(scored.shape).masked_scatter(scored, torch.cat([part for part, _ in parts]))
         entropies = torch.zeros(scored.shape).masked_scatter(scored, torch.cat([part for _, part in parts]))
-        return logprobs, entropies if compute_entropy else None, None
+        return logprobs, entropies
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
