@@ -27,9 +27,9 @@ from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
 from tspo.retrieval.base import Retriever
 from tspo.retrieval.bm25 import cached_bm25
-from tspo.rollout.agent import agent_loop, check_prompts_fit, device_of, quiet_libraries, sampling_dtype
 from tspo.rollout.codec import Codec
 from tspo.rollout.models import cache_dir, load_model, load_tokenizer
+from tspo.training.agent import agent_loop, check_prompts_fit, device_of, quiet_libraries, sampling_dtype
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
 from tspo.training.run_folder import changed_settings, check_disk, only_run_in, prepare_output

@@ -21,9 +21,9 @@ from tspo.datasets.questions import Question
 from tspo.errors import BadInput
 from tspo.retrieval.base import Retriever
 from tspo.rewards.matching import normalize_answer
-from tspo.rollout.agent import device_of
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import completion_of
+from tspo.training.agent import device_of
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 _FIRST = "<think>I should look up {title}.</think>\n<search>{title}</search>"
