@@ -1,6 +1,7 @@
 """Tables and curves of finished runs, side by side, as docs/results shows them.
 
-    python benchmarks/real_run.py runs/smollm2-wiki-qa runs/smollm2-wiki-qa-grpo --svg docs/results/curves.svg
+    python benchmarks/real_run.py runs/smollm2-wiki-qa runs/smollm2-wiki-qa-grpo \\
+        --svg docs/results/smollm2-wiki-qa.svg
 
 How to read it: the first table is the evaluation on test questions, mean and bootstrap 95 % interval; the second
 is the difference of the runs' last evaluations question by question; the third is what the rollouts of the first

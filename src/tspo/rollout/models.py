@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tspo.errors import BadInput
 
 _GGUF = "gguf:"
-_NOT_LOCAL = "name a local folder, or a model of a hub that can be reached from here"
 
 
 def cache_dir() -> Path:
@@ -32,8 +31,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
     except (OSError, ValueError, KeyError) as error:
-        hint = "save one beside the model" if Path(name).expanduser().is_dir() else _NOT_LOCAL
-        raise BadInput(f"model {name!r}: no tokenizer could be loaded ({_first_line(error)}); {hint}") from None
+        raise _not_loaded(name, "no tokenizer could be loaded", error, "save one beside the model") from None
     if tokenizer.eos_token_id is None:
         raise BadInput(f"model {name!r}: its tokenizer has no end-of-text token; set one and save it again")
     if tokenizer.pad_token_id is None:
@@ -46,8 +44,7 @@ def load_model(name: str) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        hint = "save the model again" if Path(name).expanduser().is_dir() else _NOT_LOCAL
-        raise BadInput(f"model {name!r}: could not be loaded ({_first_line(error)}); {hint}") from None
+        raise _not_loaded(name, "could not be loaded", error, "save the model again") from None
 
 
 def resolve_model(name: str) -> str:
@@ -118,6 +115,12 @@ def _converted(file: Path) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _not_loaded(name: str, what: str, error: BaseException, if_local: str) -> BadInput:
+    is_local = Path(name).expanduser().is_dir()
+    hint = if_local if is_local else "name a local folder, or a model of a hub that can be reached from here"
+    return BadInput(f"model {name!r}: {what} ({_first_line(error)}); {hint}")
 
 
 def _first_line(error: BaseException) -> str:

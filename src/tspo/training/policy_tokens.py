@@ -1,7 +1,6 @@
 """Log-probabilities of the policy's tokens only: most of a trajectory is prompt and feedback.
 
-TRL scores every position where there is no Triton; on a CPU the vocabulary then costs more than the
-layers, and nearly all of it is thrown away by the mask.
+TRL scores every position where there is no Triton, and the mask then throws nearly all of it away.
 """
 
 from __future__ import annotations
@@ -30,10 +29,6 @@ def score_tokens(
             logprob, entropy = _score(states, head, tokens, temperature)
         logprobs.append(logprob)
         entropies.append(entropy)
-    if not logprobs:
-        # No policy token at all: a zero that still belongs to the graph.
-        nothing = hidden.sum(-1).float()
-        return nothing, nothing.detach()
     return torch.cat(logprobs), torch.cat(entropies)
 
 
