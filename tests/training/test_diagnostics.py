@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
-from tspo.credit import CreditConfig, assign_credit
-from tspo.training.diagnostics import rollout_metrics
+from tspo.credit import Credit, CreditConfig, assign_credit
+from tspo.training.diagnostics import all_wrong, credit_entropy, reward_variance, rollout_metrics
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 
@@ -42,6 +44,7 @@ def test_hand_worked_groups(algorithm):
             "turn_reward": rewards / turns,
             "answer_in_feedback": 3 / 6,
             "near_miss_share": 2 / 6,
+            "all_wrong_share": 2 / 3,  # q2 and q3
             "turns": turns / 6,
             "searches": 5 / 6 + 1 / 6,
             "search_turn_share": 6 / turns,
@@ -51,6 +54,12 @@ def test_hand_worked_groups(algorithm):
             "rollout_tokens_per_second": sampled / 2,
             "no_variance_share_grpo": 2 / 3,  # q2 and q3: every outcome is 0
             "no_variance_share_tspo": 1 / 3,  # q3: no near miss either
+            "reward_variance_grpo": (0.5 + 0.0 + 0.0) / 3,  # the outcomes of q1 are 1, 0
+            # q1: {1, 0}, {1, 0.5}, {1, 0}; q2: {0.5, 0}, {0, 0}; q3: nothing
+            "reward_variance_tspo": ((0.5 + 0.125 + 0.5) / 3 + (0.125 + 0.0) / 2 + 0.0) / 3,
+            "credit_entropy_grpo": 1.0,
+            # q1: two turns of the same advantage, three of the same; q2: one of two turns
+            "credit_entropy_tspo": (1.0 + 1.0 + 0.0) / 3,
             "stop/answer": 4 / 6,
             "stop/max_turns": 0.0,
             "stop/max_tokens": 0.0,
@@ -67,6 +76,8 @@ def test_a_group_whose_members_are_equal_has_no_variance_anywhere():
     metrics = rollout_metrics(group, assign_credit(group, config), config, seconds=1.0)
     assert (metrics["no_variance_share_grpo"], metrics["no_variance_share_tspo"]) == (1.0, 1.0)
     assert (metrics["exact_match"], metrics["near_miss_share"], metrics["search_turn_share"]) == (1.0, 0.0, 0.0)
+    assert (metrics["reward_variance_grpo"], metrics["reward_variance_tspo"]) == (0.0, 0.0)
+    assert not {"credit_entropy_grpo", "credit_entropy_tspo"} & metrics.keys()
 
 
 def test_the_options_of_the_run_reach_the_method_it_does_not_use():
@@ -74,3 +85,30 @@ def test_the_options_of_the_run_reach_the_method_it_does_not_use():
     config = CreditConfig(algorithm="grpo", alpha=0.0)
     metrics = rollout_metrics(GROUPS, assign_credit(GROUPS, config), config, seconds=1.0)
     assert metrics["no_variance_share_tspo"] == pytest.approx(2 / 3)
+
+
+def test_the_rewards_compared_are_those_of_the_runs_options():
+    credits = assign_credit(GROUPS, CreditConfig())
+    right, wrong = credits[:2], credits[2:4]
+    assert reward_variance(right, CreditConfig()) == pytest.approx((0.5 + 0.125 + 0.5) / 3)
+    # the right one has no third turn, and of one reward there is no variance
+    assert reward_variance(right, CreditConfig(baseline="reached")) == pytest.approx((0.5 + 0.125 + 0.0) / 3)
+    assert reward_variance(wrong, CreditConfig(baseline="reached")) == pytest.approx((0.125 + 0.0) / 2)
+    assert reward_variance(right, CreditConfig(level="turn_if_all_wrong")) == pytest.approx(0.5)
+    assert reward_variance(wrong, CreditConfig(level="turn_if_all_wrong")) == pytest.approx((0.125 + 0.0) / 2)
+    assert reward_variance(right, CreditConfig(algorithm="grpo")) == pytest.approx(0.5)
+    assert reward_variance([Credit(1.0, None, [1.0], [0.0])], CreditConfig()) == 0.0
+
+
+def test_entropy_of_credit():
+    assert credit_entropy([-0.7, -0.7, -0.7]) == pytest.approx(1.0)
+    assert credit_entropy([0.0, 1.2, 0.0]) == 0.0
+    share = (0.25, 0.75)
+    expected = -sum(p * math.log(p) for p in share) / math.log(3)
+    assert credit_entropy([0.5, 0.0, -1.5]) == pytest.approx(expected)
+    assert credit_entropy([0.5]) is None
+    assert credit_entropy([0.0, 0.0]) is None
+
+
+def test_all_wrong_is_of_the_group():
+    assert all_wrong(GROUPS, assign_credit(GROUPS, CreditConfig())) == [False, False, True, True, True, True]

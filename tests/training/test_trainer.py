@@ -1,6 +1,6 @@
 """TSPOTrainer against a plain implementation of the objective, on trajectories made by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,10 @@ def hand_made(codec: Codec) -> list[Trajectory]:
     return [make_trajectory(codec, i // GROUP_SIZE, i % GROUP_SIZE, turns) for i, turns in enumerate(rows)]
 
 
+def rows_of_a_step() -> list[dict[str, Any]]:
+    return [{"prompt": QUESTIONS[i // GROUP_SIZE].question, "index": i // GROUP_SIZE} for i in range(8)]
+
+
 class NoRetriever:
     def search(self, queries: list[str], top_k: int) -> list[list[Any]]:
         raise AssertionError("the trajectories are made by hand")
@@ -81,7 +85,13 @@ class NoRetriever:
 def make_setting(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[..., Setting]:
     from transformers import AutoModelForCausalLM
 
-    def make(credit: CreditConfig, micro_batch: int = 8, **settings: Any) -> Setting:
+    def make(
+        credit: CreditConfig,
+        micro_batch: int = 8,
+        steps_per_update: int | None = None,
+        peft_config: Any = None,
+        **settings: Any,
+    ) -> Setting:
         model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
         codec = Codec(tiny_tokenizer, "Answer.\nQuestion: {question}")
         trainer = TSPOTrainer(
@@ -94,19 +104,17 @@ def make_setting(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -
             args=GRPOConfig(
                 output_dir=str(tmp_path),
                 per_device_train_batch_size=micro_batch,
-                gradient_accumulation_steps=8 // micro_batch,
+                gradient_accumulation_steps=steps_per_update or 8 // micro_batch,
+                steps_per_generation=8 // micro_batch,
                 num_generations=GROUP_SIZE,
                 temperature=TEMPERATURE,
-                beta=BETA,
-                epsilon=EPSILON,
                 use_bias_correction_kl=False,
-                bf16=False,
                 use_cpu=True,
                 activation_checkpointing=False,
                 report_to=[],
-                max_steps=1,
-                **settings,
+                **({"beta": BETA, "epsilon": EPSILON, "bf16": False, "max_steps": 1} | settings),
             ),
+            peft_config=peft_config,
             train_dataset=Dataset.from_dict({"prompt": [q.question for q in QUESTIONS], "index": [0, 1]}),
             processing_class=tiny_tokenizer,
         )
@@ -115,13 +123,12 @@ def make_setting(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -
         # The reference must not be the policy itself, or its KL would be 0 whatever the code does.
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
-            for parameter in trainer.ref_model.parameters():
+            for parameter in trainer.ref_model.parameters() if trainer.ref_model else ():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         trainer.model.train()
-        trainer.current_gradient_accumulation_steps = 8 // micro_batch
+        trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
         torch.manual_seed(0)
-        rows = [{"prompt": QUESTIONS[i // 4].question, "index": i // 4} for i in range(8)]
-        return Setting(trainer, trajectories, trainer._generate_and_score_completions(rows))
+        return Setting(trainer, trajectories, trainer._generate_and_score_completions(rows_of_a_step()))
 
     return make
 
@@ -134,31 +141,41 @@ def plain_logprobs(model: Any, trajectory: Trajectory) -> torch.Tensor:
     return logprobs.gather(1, ids[0, 1:, None])[-len(completion.token_ids) :, 0]
 
 
-def plain_objective(setting: Setting, old_shift: dict[int, torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """The objective, and the mean size of its terms (they nearly cancel, float32 is relative to their size):
+def plain_terms(setting: Setting, old_shift: dict[int, torch.Tensor] | None = None) -> list[torch.Tensor]:
+    """The objective's terms, one tensor (policy tokens,) a trajectory:
 
-    mean over sampled tokens of -min(ratio A, clip(ratio) A) + beta (exp(d) - d - 1), d = log ref - log pi.
+    -min(ratio A, clip(ratio) A) + beta (exp(d) - d - 1), d = log ref - log pi.
     """
     trainer = setting.trainer
     credits = assign_credit(setting.trajectories, trainer.credit)
     terms = []
     for i, (trajectory, credit) in enumerate(zip(setting.trajectories, credits, strict=True)):
         logprobs = plain_logprobs(trainer.model, trajectory)
-        with torch.no_grad():
-            reference = plain_logprobs(trainer.ref_model, trajectory)
-        for token, k in enumerate(completion_of(trajectory).turn_index.tolist()):
-            if k < 0:
-                continue
-            advantage = credit.turn_advantages[k]
-            ratio = torch.exp(logprobs[token] - (logprobs[token].detach() + old_shift[i][token]))
-            surrogate = torch.min(ratio * advantage, ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantage)
-            delta = reference[token] - logprobs[token]
-            terms.append(-surrogate + BETA * (torch.exp(delta) - delta - 1))
-    return torch.stack(terms).mean(), torch.stack(terms).abs().mean().item()
+        completion = completion_of(trajectory)
+        sampled = torch.tensor(completion.sampled).bool()
+        advantage = torch.tensor(completion.spread(credit.turn_advantages), dtype=torch.float32)
+        shift = old_shift[i] if old_shift else torch.zeros(len(logprobs))
+        ratio = torch.exp(logprobs - (logprobs.detach() + shift))
+        term = -torch.min(ratio * advantage, ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantage)
+        if trainer.beta:
+            with torch.no_grad():
+                reference = plain_logprobs(trainer.ref_model, trajectory)
+            delta = reference - logprobs
+            term = term + trainer.beta * (torch.exp(delta) - delta - 1)
+        terms.append(term[sampled])
+    return terms
+
+
+def plain_gradient(setting: Setting, rows: Iterable[int]) -> torch.Tensor:
+    """The gradient of the terms of some trajectories, in the mean over the policy tokens of all."""
+    terms = plain_terms(setting)
+    loss = torch.cat([terms[row] for row in rows]).sum() / sum(len(term) for term in terms)
+    gradient = torch.autograd.grad(loss, list(setting.trainer.model.parameters()))
+    return torch.cat([part.flatten() for part in gradient])
 
 
 def gradients(model: Any) -> torch.Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +208,8 @@ def test_loss_and_gradient_equal_the_plain_objective(make_setting, credit: Credi
     loss.backward()
     ours = gradients(trainer.model)
     trainer.model.zero_grad()
-    expected, size = plain_objective(setting, shift)
+    terms = torch.cat(plain_terms(setting, shift))
+    expected, size = terms.mean(), terms.abs().mean().item()  # the terms nearly cancel: float32 is relative to them
     expected.backward()
     plain = gradients(trainer.model)
 
@@ -228,8 +246,7 @@ def test_feedback_tokens_have_exactly_no_gradient(make_setting) -> None:
 def test_a_trajectory_whose_retriever_failed_is_outside_the_loss(make_setting, monkeypatch) -> None:
     setting = make_setting(CreditConfig())
     setting.trajectories[0].stop_reason = StopReason.RETRIEVER_ERROR
-    rows = [{"prompt": QUESTIONS[i // 4].question, "index": i // 4} for i in range(8)]
-    inputs = setting.trainer._generate_and_score_completions(rows)
+    inputs = setting.trainer._generate_and_score_completions(rows_of_a_step())
     assert inputs["tool_mask"][0, : inputs["completion_mask"][0].sum()].sum() == 0
     assert inputs["tool_mask"][1].sum() > 0
     assert torch.isfinite(setting.trainer._compute_loss(setting.trainer.model, inputs))
@@ -278,8 +295,120 @@ def test_models_that_scale_their_logits_are_left_to_trl(make_setting, tiny_token
     model = AutoModelForCausalLM.from_config(config).float()
     setting = make_setting(CreditConfig())
     trainer, inputs = setting.trainer, setting.inputs
-    trainer._scored = inputs["completion_mask"] * inputs["tool_mask"]
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    scores = trainer._score_policy_tokens(model, ids, mask, 4)
+    scores = trainer._score_policy_tokens(model, ids, mask, inputs["completion_mask"] * inputs["tool_mask"], 4)
     assert (scores is None) == (model_type == "granite")
+
+
+ALL_WRONG = range(GROUP_SIZE, 2 * GROUP_SIZE)
+NORM = "tspo/grad_norm_all_wrong"
+
+
+def update(setting: Setting, micro_batches: int) -> torch.Tensor:
+    """The gradient that an optimizer step would be given."""
+    trainer = setting.trainer
+    trainer.model.zero_grad()
+    for _ in range(micro_batches):
+        trainer.training_step(trainer.model, rows_of_a_step(), None)
+    return gradients(trainer.model)
+
+
+@pytest.mark.parametrize("algorithm", ["tspo", "grpo"])
+@pytest.mark.parametrize("beta", [0.0, BETA])
+@pytest.mark.parametrize(("micro_batch", "left_to_trl"), [(8, False), (4, False), (2, False), (1, False), (8, True)])
+def test_the_gradient_from_all_wrong_groups_is_measured_on_the_way(
+    make_setting, monkeypatch, algorithm: str, beta: float, micro_batch: int, left_to_trl: bool
+) -> None:
+    setting = make_setting(CreditConfig(algorithm=algorithm), micro_batch, beta=beta)
+    if left_to_trl:
+        monkeypatch.setattr(TSPOTrainer, "_score_policy_tokens", lambda *_: None)
+    ours = update(setting, 8 // micro_batch)
+    (norm,) = setting.trainer._metrics["train"][NORM]
+    plain = plain_gradient(setting, range(8))
+    assert (ours - plain).norm() / plain.norm() < 1e-5
+    assert norm == pytest.approx(plain_gradient(setting, ALL_WRONG).norm().item(), rel=1e-5)
+    assert (norm == 0.0) == (algorithm == "grpo" and beta == 0.0)
+
+
+def test_each_optimizer_step_of_a_rollout_measures_its_own_rows(make_setting) -> None:
+    setting = make_setting(CreditConfig(), 2, steps_per_update=2)
+    trainer = setting.trainer
+    for step in range(2):
+        update(setting, 2)
+        rows = []
+        for batch in trainer._buffered_inputs[2 * step : 2 * step + 2]:
+            for ids, mask in zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True):
+                made = [completion_of(trajectory).token_ids.tolist() for trajectory in setting.trajectories]
+                rows.append(made.index(ids[mask].tolist()))
+        all_wrong = [row for row in rows if row in ALL_WRONG]
+        assert 0 < len(all_wrong) < len(rows) == 4, "the shuffle of this seed leaves nothing to tell apart"
+        expected = 2 * plain_gradient(setting, all_wrong)  # the mean is over half the tokens
+        assert trainer._metrics["train"][NORM][step] == pytest.approx(expected.norm().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("setup", ["lora", "bf16"])
+def test_adapters_and_autocast_measure_the_same(make_setting, setup: str) -> None:
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM") if setup == "lora" else None
+    setting = make_setting(CreditConfig(), peft_config=lora, bf16=setup == "bf16", beta=0.0)
+    trainer, inputs = setting.trainer, dict(setting.inputs)
+    inputs["tool_mask"] = inputs["tool_mask"] * inputs["all_wrong"][:, None]
+    trainer.model.zero_grad()
+    trainer._compute_loss(trainer.model, inputs).backward()
+    expected = gradients(trainer.model).norm().item()
+    update(setting, 1)
+    assert expected > 0
+    assert trainer._metrics["train"][NORM] == pytest.approx([expected], rel=1e-2 if setup == "bf16" else 1e-5)
+
+
+def test_where_all_is_wrong_it_is_the_gradient_at_every_update_of_a_rollout(make_setting) -> None:
+    setting = make_setting(CreditConfig(), 4, num_iterations=2, max_steps=4, logging_steps=1, save_strategy="no")
+    setting.trajectories[0].answer = "Bob"
+    trainer = setting.trainer
+    trainer._buffered_inputs, trainer._step = None, 0
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert ["tspo/all_wrong_share" in line for line in lines] == [True, False, True, False]
+    assert min(line["grad_norm"] for line in lines) > 0
+    assert [line[NORM] for line in lines] == pytest.approx([line["grad_norm"] for line in lines], rel=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [8, 2])
+def test_rows_that_teach_nothing_leave_a_gradient_of_zero_and_not_none(make_setting, micro_batch: int) -> None:
+    setting = make_setting(CreditConfig(algorithm="grpo"), micro_batch, beta=0.0)
+    setting.trajectories[0].answer = "Bob"
+    assert (update(setting, 8 // micro_batch) == 0.0).all()
+    assert setting.trainer._metrics["train"][NORM] == [0.0]
+
+
+def test_means_over_tokens_do_not_depend_on_micro_batches(make_setting) -> None:
+    means = []
+    for micro_batch in (8, 4, 1):
+        setting = make_setting(CreditConfig(), micro_batch)
+        update(setting, 8 // micro_batch)
+        logged = setting.trainer._metrics["train"]
+        means.append([sum(logged[name]) / len(logged[name]) for name in ("entropy", "kl")])
+    assert means[1] == pytest.approx(means[0], rel=1e-5)
+    assert means[2] == pytest.approx(means[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"loss_type": "bnpo"}, {"top_entropy_quantile": 0.5}, {"steps_per_update": 16}], ids=str
+)
+def test_it_is_left_out_where_order_matters_or_a_step_has_several_rollouts(make_setting, settings) -> None:
+    setting = make_setting(CreditConfig(), 1, **settings)
+    assert update(setting, 8).norm() > 0
+    assert NORM not in setting.trainer._metrics["train"]
+
+
+@pytest.mark.parametrize("kind", ["MULTI_CPU", "DEEPSPEED", "FSDP"])
+def test_it_is_left_out_where_the_gradient_is_on_several_processes(make_setting, monkeypatch, kind: str) -> None:
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType
+
+    setting = make_setting(CreditConfig())
+    assert setting.trainer._adds_up_over_rows()
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType[kind])
+    assert not setting.trainer._adds_up_over_rows()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tspo.advantages.tspo import Baseline
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.trajectory import StopReason, Trajectory
 
@@ -17,10 +18,11 @@ PREFIX = "tspo/"
 def rollout_metrics(
     trajectories: Sequence[Trajectory], credits: Sequence[Credit], config: CreditConfig, seconds: float
 ) -> dict[str, float]:
-    """Means over the trajectories of one step.
+    """Means over the trajectories of one step, or over its groups.
 
     A near miss is a wrong answer although the feedback held the right one. A group has no variance under a
-    method when that method gives every one of its turns an advantage of 0.
+    method when that method gives every one of its turns an advantage of 0. `credit_entropy_METHOD` is left out
+    where no trajectory of several turns has an advantage.
     """
     turns = np.array([len(trajectory.turns) for trajectory in trajectories])
     searches = np.array([sum(turn.query is not None for turn in t.turns) for t in trajectories])
@@ -32,6 +34,7 @@ def rollout_metrics(
         "turn_reward": np.concatenate([credit.turn_rewards for credit in credits]).mean(),
         "answer_in_feedback": found.mean(),
         "near_miss_share": (found & (outcome == 0)).mean(),
+        "all_wrong_share": np.mean([not _any_correct(group) for group in _by_group(trajectories, credits)]),
         "turns": turns.mean(),
         "searches": searches.mean(),
         "search_turn_share": searches.sum() / turns.sum(),
@@ -41,23 +44,80 @@ def rollout_metrics(
         "rollout_tokens_per_second": tokens / seconds,
     }
     for algorithm in ("grpo", "tspo"):
-        same = config.algorithm == algorithm
-        assigned = credits if same else assign_credit(trajectories, replace(config, algorithm=algorithm))
-        metrics[f"no_variance_share_{algorithm}"] = _share_without_variance(trajectories, assigned)
+        method = replace(config, algorithm=algorithm)
+        assigned = credits if config == method else assign_credit(trajectories, method)
+        groups = _by_group(trajectories, assigned)
+        metrics[f"no_variance_share_{algorithm}"] = np.mean([not _any_advantage(group) for group in groups])
+        metrics[f"reward_variance_{algorithm}"] = np.mean([reward_variance(group, method) for group in groups])
+        entropies = [credit_entropy(credit.turn_advantages) for credit in assigned]
+        if defined := [entropy for entropy in entropies if entropy is not None]:
+            metrics[f"credit_entropy_{algorithm}"] = np.mean(defined)
     for reason in StopReason:
         metrics[f"stop/{reason}"] = np.mean([t.stop_reason is reason for t in trajectories])
     return {name: float(value) for name, value in metrics.items()}
+
+
+def reward_variance(group: Sequence[Credit], config: CreditConfig) -> float:
+    """The sample variance (n - 1) of the rewards that the method compares in one group; of one reward it is 0.
+
+    GRPO compares outcomes. TSPO compares the set S_k at each turn k that the group has: the mean over k. Where
+    `level` gives the group GRPO's advantages, TSPO compares outcomes too.
+    """
+    trajectory_level = config.level == "turn_if_all_wrong" and _any_correct(group)
+    if config.algorithm == "grpo" or trajectory_level:
+        return _sample_variance([credit.outcome for credit in group])
+    rewards = [credit.turn_rewards for credit in group]
+    return float(
+        np.mean([_sample_variance(_compared(rewards, k, config.baseline)) for k in range(max(map(len, rewards)))])
+    )
+
+
+def credit_entropy(turn_advantages: Sequence[float]) -> float | None:
+    """H(p) / log K of p_k = |A_k| / sum |A|: 1 where every turn has the same credit, 0 where one turn has it all.
+
+    None where a trajectory has one turn or no advantage other than 0.
+    """
+    size = np.abs(turn_advantages)
+    if len(size) < 2 or not size.any():
+        return None
+    share = size[size > 0] / size.sum()
+    return float(-(share * np.log(share)).sum() / np.log(len(size)))
+
+
+def all_wrong(trajectories: Sequence[Trajectory], credits: Sequence[Credit]) -> list[bool]:
+    """For each trajectory, whether no trajectory of its group is correct."""
+    pairs = zip(trajectories, credits, strict=True)
+    correct = {trajectory.group_id for trajectory, credit in pairs if credit.outcome == 1.0}
+    return [trajectory.group_id not in correct for trajectory in trajectories]
+
+
+def _by_group(trajectories: Sequence[Trajectory], credits: Sequence[Credit]) -> list[list[Credit]]:
+    groups: dict[str, list[Credit]] = {}
+    for trajectory, credit in zip(trajectories, credits, strict=True):
+        groups.setdefault(trajectory.group_id, []).append(credit)
+    return list(groups.values())
+
+
+def _any_correct(group: Sequence[Credit]) -> bool:
+    return any(credit.outcome == 1.0 for credit in group)
+
+
+def _any_advantage(group: Sequence[Credit]) -> bool:
+    return any(advantage != 0.0 for credit in group for advantage in credit.turn_advantages)
+
+
+def _compared(turn_rewards: Sequence[Sequence[float]], k: int, baseline: Baseline) -> list[float]:
+    """S_k: turn k's rewards, an ended trajectory's last ones among them under "absorbing"."""
+    if baseline == "absorbing":
+        return [rewards[min(k, len(rewards) - 1)] for rewards in turn_rewards]
+    return [rewards[k] for rewards in turn_rewards if len(rewards) > k]
+
+
+def _sample_variance(values: Sequence[float]) -> float:
+    return float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _length(trajectory: Trajectory) -> int:
     """Tokens of the prompt, the policy and the feedback together."""
     completion = sum(len(turn.token_ids or ()) + len(turn.feedback_token_ids or ()) for turn in trajectory.turns)
     return len(trajectory.prompt_token_ids or ()) + completion
-
-
-def _share_without_variance(trajectories: Sequence[Trajectory], credits: Sequence[Credit]) -> float:
-    varies: dict[str, bool] = {}
-    for trajectory, credit in zip(trajectories, credits, strict=True):
-        any_advantage = any(advantage != 0.0 for advantage in credit.turn_advantages)
-        varies[trajectory.group_id] = varies.get(trajectory.group_id, False) or any_advantage
-    return sum(not varied for varied in varies.values()) / len(varies)

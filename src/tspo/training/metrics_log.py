@@ -76,7 +76,8 @@ class MetricsLog(TrainerCallback):
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         self.last = metrics_line(state.global_step, logs)
-        # JSON has no NaN and no infinity: a line with one could not be read back
-        line = {name: value if math.isfinite(value) else None for name, value in self.last.items()}
+        # JSON has no NaN and no infinity: a line with one could not be read back. TRL has None for a mean of NaNs.
+        unknown = {name for name, value in self.last.items() if value is None or not math.isfinite(value)}
+        line = self.last | dict.fromkeys(unknown)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")

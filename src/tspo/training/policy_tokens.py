@@ -12,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 _CHUNK = 512
 """Tokens whose logits are held at once, in float32."""
 
+_FORWARD = 1024
+"""Tokens, padding among them, of one forward pass: on a CPU, longer passes are slower for leaving the cache."""
+
 
 def score_tokens(
     hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor, temperature: float
@@ -40,6 +43,20 @@ def _score(
     with torch.no_grad():
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs.gather(-1, tokens[:, None])[:, 0], entropy
+
+
+def forward_passes(lengths: torch.Tensor, max_rows: int) -> list[torch.Tensor]:
+    """Rows, cut into forward passes of at most `max_rows`: equally long ones together, so that little is padding.
+
+    `lengths` (rows,) counts tokens; a row that is too long for a pass has one to itself.
+    """
+    order = lengths.argsort(stable=True)
+    passes: list[list[int]] = [[]]
+    for row in order.tolist():
+        if passes[-1] and (len(passes[-1]) == max_rows or (len(passes[-1]) + 1) * int(lengths[row]) > _FORWARD):
+            passes.append([])
+        passes[-1].append(row)
+    return [torch.tensor(rows) for rows in passes]
 
 
 def flush_left(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, pad
@@ -23,8 +23,9 @@ from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
-from tspo.training.diagnostics import PREFIX, rollout_metrics
-from tspo.training.policy_tokens import explains_logits, flush_left, score_tokens
+from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics
+from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, score_tokens
+from tspo.training.row_parts import PartScores, Scores, gradient_norm, order_step
 from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -51,6 +52,8 @@ class TSPOTrainer(GRPOTrainer):
     `env_mask`). `train_dataset` rows hold `prompt` (the question) and `index` (its place in `questions`).
     Loss, clipping and KL are TRL's (`loss_type="dapo"`: the mean over all sampled tokens of the step).
     """
+
+    _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
         self,
@@ -87,6 +90,8 @@ class TSPOTrainer(GRPOTrainer):
         self._scored = torch.zeros(0)
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
+        self._all_wrong: list[bool] = []
+        self._parts: PartScores | None = None
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         """TRL's sampler, but one that a resumed run can go on with in the middle of any epoch."""
@@ -109,6 +114,7 @@ class TSPOTrainer(GRPOTrainer):
         ]
         advantages = pad(rows, padding_value=0.0, pad_to_multiple_of=self.pad_to_multiple_of)
         output["advantages"] = advantages.to(output["completion_ids"].device)
+        output["all_wrong"] = torch.tensor(self._all_wrong, device=output["completion_ids"].device)
         return output
 
     def rollout(self) -> dict[str, list[Any]]:
@@ -140,6 +146,7 @@ class TSPOTrainer(GRPOTrainer):
             self._metrics["train"][PREFIX + name].append(value)
 
         self._credits = credits[first : first + len(requests)]
+        self._all_wrong = all_wrong(everyone, credits)[first : first + len(requests)]
         self._completions = [completion_of(trajectory) for trajectory in trajectories]
         masks = [
             _loss_mask(trajectory, completion)
@@ -183,11 +190,50 @@ class TSPOTrainer(GRPOTrainer):
         finally:
             model.train(was_training)
 
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's micro-batch; the rows of each optimizer step are in the order of `order_step`."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before or not self._adds_up_over_rows():
+            return inputs
+        batches = self._buffered_inputs or []
+        count = self.args.gradient_accumulation_steps
+        steps = [batches[start : start + count] for start in range(0, len(batches), count)]
+        self._buffered_inputs = ordered = [batch for step in steps for batch in order_step(step, self.beta)]
+        return ordered[self._step % len(ordered)]
+
+    def _adds_up_over_rows(self) -> bool:
+        """Whether a step's gradient is a sum over its rows, whatever their order, and is in `.grad` as it grows."""
+        args, accelerator = self.args, self.accelerator
+        here = accelerator.distributed_type == DistributedType.NO and args.n_gpu <= 1
+        plain = accelerator.scaler is None and not accelerator.has_lomo_optimizer
+        by_row = self.loss_type != "bnpo" and self.top_entropy_quantile == 1.0
+        only_loss = not (self.aux_loss_enabled or self._entropy_bonus_enabled)
+        whole_steps = args.steps_per_generation % args.gradient_accumulation_steps == 0
+        return here and plain and by_row and only_loss and whole_steps
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss, without the padding that this micro-batch does not need."""
+        """TRL's loss, without the padding that this micro-batch does not need.
+
+        Where the last rows of all-wrong groups are here, their part of the gradient is already in `.grad`
+        afterwards, its norm is a metric, and the backward pass of the loss adds the others'.
+        """
         inputs = _trim_padding(inputs)
         self._scored = inputs["completion_mask"] * inputs["tool_mask"]
-        return super()._compute_loss(model, inputs)
+        if "parts" not in inputs:
+            return super()._compute_loss(model, inputs)
+        parts = inputs["parts"]
+        self._parts = PartScores(parts)
+        loss = super()._compute_loss(model, inputs)
+        metrics = self._metrics["train"]
+        for name in _TOKEN_MEANS & metrics.keys():
+            metrics[name][-1] *= parts.weight
+        if (all_wrong_loss := self._parts.all_wrong_loss(loss)) is not None:
+            self.accelerator.backward(all_wrong_loss)
+        if parts.reads_norm:
+            metrics[PREFIX + "grad_norm_all_wrong"].append(gradient_norm(model.parameters()))
+        self._parts = None
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -199,37 +245,35 @@ class TSPOTrainer(GRPOTrainer):
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
         **others: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    ) -> Scores:
         """TRL's (trajectories, completion tokens), computed at the policy's tokens only, zero elsewhere.
 
         Left to TRL where it already skips the rest (Triton), or where the output layer is not at hand.
         """
         on_hand = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or compute_aux_loss)
-        if on_hand and input_ids.device.type == "cpu":
-            scores = self._score_policy_tokens(model, input_ids, attention_mask, batch_size or len(input_ids))
-            if scores is not None:
-                return scores[0], scores[1] if compute_entropy else None, None
-        return super()._get_per_token_logps_and_entropies(
-            model,
-            input_ids,
-            attention_mask,
-            logits_to_keep,
-            batch_size=batch_size,
-            compute_entropy=compute_entropy,
-            compute_aux_loss=compute_aux_loss,
-            **others,
-        )
+        trl = super()._get_per_token_logps_and_entropies
+
+        def score(rows: slice) -> Scores:
+            ids, mask = input_ids[rows], attention_mask[rows]
+            if on_hand and input_ids.device.type == "cpu":
+                scores = self._score_policy_tokens(model, ids, mask, self._scored[rows], batch_size or len(ids))
+                if scores is not None:
+                    return scores[0], scores[1] if compute_entropy else None, None
+            return trl(model, ids, mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others)
+
+        return score(slice(None)) if self._parts is None else self._parts.score(score)
 
     def _score_policy_tokens(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, batch_size: int
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, scored: torch.Tensor, max_rows: int
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Log-probabilities and entropies at the policy's tokens; None where the output layer is not all there is."""
+        """Log-probabilities and entropies where `scored`; None where the output layer is not all there is."""
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
-        scored = self._scored.bool()
+        scored = scored.bool()
         prompt = input_ids.shape[1] - scored.shape[1]
         whole = torch.nn.functional.pad(scored, (prompt, 0))
+        passes = forward_passes(attention_mask.sum(1), max_rows)
         parts = []
-        for rows in torch.split(torch.arange(len(input_ids)), batch_size):
+        for rows in passes:
             ids, wanted = flush_left(input_ids[rows], whole[rows], attention_mask[rows])
             with self.accelerator.autocast():
                 output = model(input_ids=ids, logits_to_keep=1, output_hidden_states=True, use_cache=False)
@@ -239,8 +283,12 @@ class TSPOTrainer(GRPOTrainer):
                 before = states[:, :-1][wanted[:, 1:]]
                 labels = ids[:, 1:][wanted[:, 1:]]
                 parts.append(score_tokens(before, head, labels, self.temperature))
-        logprobs = torch.zeros(scored.shape).masked_scatter(scored, torch.cat([part for part, _ in parts]))
-        entropies = torch.zeros(scored.shape).masked_scatter(scored, torch.cat([part for _, part in parts]))
+        order = torch.cat(passes)
+        place = order.argsort()
+        logprobs, entropies = (
+            torch.zeros(scored.shape).masked_scatter(scored[order], torch.cat(values))[place]
+            for values in zip(*parts, strict=True)
+        )
         return logprobs, entropies
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -269,6 +317,9 @@ def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
         return [0] * len(completion.token_ids)
     return list(completion.sampled.tolist())
 
+
+_TOKEN_MEANS = {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
+"""TRL's metrics that are means over a micro-batch's policy tokens; it then averages micro-batches as equals."""
 
 _PROMPT_FIELDS = ("prompt_ids", "prompt_mask")
 _COMPLETION_FIELDS = (

@@ -1,0 +1,86 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from tspo.training.row_parts import RowParts, gradient_norm, order_step  # noqa: E402
+
+# one row: (name, of an all-wrong group, advantage, completion tokens); the last token of each is feedback
+ROWS = [
+    ("right", False, 1.0, 4),
+    ("silent wrong", True, 0.0, 3),
+    ("long near miss", True, 0.5, 6),
+    ("silent", False, 0.0, 2),
+    ("near miss", True, 0.5, 3),
+    ("wrong", False, -1.0, 2),
+]
+
+
+def batches(count):
+    """The rows of a step in `count` micro-batches, as TRL's tensors; `name` is their place in ROWS."""
+    tokens = torch.arange(6)
+    lengths = torch.tensor([row[3] for row in ROWS])[:, None]
+    step = {
+        "name": torch.arange(len(ROWS)),
+        "all_wrong": torch.tensor([row[1] for row in ROWS]),
+        "prompt_mask": torch.ones(len(ROWS), 2, dtype=torch.long),
+        "completion_mask": (tokens < lengths).long(),
+        "tool_mask": (tokens != lengths - 1).long(),
+        # what stands on feedback and on padding must not count
+        "advantages": torch.where(tokens < lengths - 1, torch.tensor([row[2] for row in ROWS])[:, None], 9.0),
+        "ref_per_token_logps": None,
+        "num_items_in_batch": torch.tensor(14),
+    }
+    size = len(ROWS) // count
+    parts = [slice(i, i + size) for i in range(0, len(ROWS), size)]
+    return [
+        {name: value[part] if value is not None and value.ndim else value for name, value in step.items()}
+        for part in parts
+    ]
+
+
+def names(step):
+    return [ROWS[i][0] for batch in step for i in batch["name"].tolist()]
+
+
+def shape(parts: RowParts):
+    return (parts.all_wrong, parts.others, parts.silent, parts.reads_norm)
+
+
+ORDER = ["near miss", "long near miss", "wrong", "right", "silent", "silent wrong"]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [(2, 2, 2, True)]),
+        (2, [(2, 1, 0, True), (0, 1, 2, False)]),
+        (3, [(2, 0, 0, True), (0, 2, 0, False), (0, 1, 1, False)]),  # one silent row is there to have a gradient
+        (6, [(0, 1, 0, False), (1, 0, 0, True), *[(0, 1, 0, False)] * 4]),
+    ],
+)
+def test_all_wrong_first_silent_last_shorter_before_longer(count, expected):
+    step = order_step(batches(count), beta=0.0)
+    assert names(step) == ORDER
+    assert [shape(batch["parts"]) for batch in step] == expected
+    assert all(batch["num_items_in_batch"] == 14 and batch["ref_per_token_logps"] is None for batch in step)
+    assert all(len(batch[name]) == 6 // count for batch in step for name in ("completion_mask", "advantages"))
+
+
+def test_with_kl_no_row_is_silent():
+    step = order_step(batches(2), beta=0.01)
+    assert names(step) == ["silent wrong", "near miss", "long near miss", "silent", "wrong", "right"]
+    assert [shape(batch["parts"]) for batch in step] == [(3, 0, 0, True), (0, 3, 0, False)]
+
+
+def test_weights_are_shares_of_the_policy_tokens():
+    step = order_step(batches(3), beta=0.0)
+    policy_tokens = [2 + 5, 1 + 3, 1 + 2]
+    assert [batch["parts"].weight for batch in step] == pytest.approx([3 * n / 14 for n in policy_tokens])
+
+
+def test_the_norm_is_over_what_has_a_gradient():
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    assert gradient_norm(parameters) == 0.0
+    parameters[0].grad, parameters[2].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    assert gradient_norm(parameters) == 5.0
