@@ -1,0 +1,5 @@
+"""`python -m tspo`: the `tspo` command of this very interpreter."""
+
+from tspo.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""The report of a comparison from its finished runs: numbers, tables and learning curves, as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tspo.errors import BadInput
+from tspo.evaluation.charts import Chart, Series, chart_grid, to_png, to_svg
+from tspo.evaluation.compared_arms import CURVES, ArmRuns, compare_arms
+from tspo.evaluation.comparison_table import format_report
+from tspo.evaluation.run_results import read_run
+from tspo.files import atomic_write
+
+_CHART_WORDS = {
+    "exact_match": ("exact match", "share of episodes"),
+    "answer_in_feedback": ("answer in feedback", "share of episodes"),
+    "near_miss_share": ("near misses", "share of episodes"),
+    "searches": ("searches", "per episode"),
+}
+"""Title and unit of each of CURVES."""
+
+
+def write_report(
+    folder: Path,
+    finished: Mapping[str, Mapping[int, Path]],
+    episodes_per_rollout: Mapping[str, int],
+    unfinished: Mapping[str, Sequence[int]],
+    target: float,
+) -> str:
+    """Write `compare.json`, `compare.md`, `curves.svg` and `curves.png` to `folder`; returns the tables.
+
+    `finished` has the run folders by arm and seed, `unfinished` the seeds that are missing; `target` is the exact
+    match to reach. Raises BadInput where no run is finished, or one cannot be read.
+    """
+    arms = {
+        arm: ArmRuns({seed: read_run(path) for seed, path in sorted(runs.items())}, episodes_per_rollout[arm])
+        for arm, runs in finished.items()
+        if runs
+    }
+    if not arms:
+        raise BadInput(f"{folder}: no run is finished yet, so that there is nothing to report")
+    report = compare_arms(arms, target) | {"unfinished": {arm: list(seeds) for arm, seeds in unfinished.items()}}
+    tables = format_report(report)
+    figure = chart_grid(learning_charts(report))
+    with atomic_write(folder / "compare.json") as stream:
+        json.dump(report, stream, indent=1, allow_nan=False)
+    with atomic_write(folder / "compare.md") as stream:
+        stream.write(tables + "\n![Learning curves: mean over seeds and 95 % band](curves.svg)\n")
+    with atomic_write(folder / "curves.svg") as stream:
+        stream.write(to_svg(figure))
+    with atomic_write(folder / "curves.png") as stream:
+        stream.buffer.write(to_png(figure))
+    return tables
+
+
+def learning_charts(report: Mapping[str, Any]) -> list[Chart]:
+    """A chart a metric, a series an arm: the smoothed mean over seeds and its band."""
+    charts = []
+    for metric in CURVES:
+        curves = {name: arm["curves"].get(metric) for name, arm in report["arms"].items()}
+        if any(curves.values()):
+            # An arm without this metric keeps its place, so that no other arm takes its colour.
+            series = [Series(name, **curve) if curve else Series(name, [], []) for name, curve in curves.items()]
+            charts.append(Chart(series, *_CHART_WORDS[metric]))
+    return charts
