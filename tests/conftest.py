@@ -1,3 +1,5 @@
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,44 @@ def tiny_model_folder(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: py
     tiny_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_finished_run() -> Callable[..., None]:
+    """A function that writes the folder of a finished run: what `tspo train` leaves, with the scores it is given."""
+    from tspo.training.checkpoints import mark_whole
+
+    def write(
+        folder: Path,
+        curve: Sequence[float] = (0.0, 0.5, 1.0),
+        scores: Mapping[str, float] | None = None,
+        source: Callable[[str], str] = lambda question: "wiki",
+        **metrics: Sequence[float | None],
+    ) -> None:
+        """`curve` is exact match by step; `scores` 1.0 or 0.0 by question; `metrics` other curves, None is no value."""
+        columns = {"exact_match": curve, "tokens_seen": [100.0 * (k + 1) for k in range(len(curve))], **metrics}
+        lines = [{"step": k + 1} | {name: column[k] for name, column in columns.items()} for k in range(len(curve))]
+        evaluation = folder / "evaluation" / "after-training"
+        evaluation.mkdir(parents=True)
+        (folder / "config.yaml").write_text("seed: 0\n")
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        trajectories = [
+            {
+                "group_id": question,
+                "question": "Who?",
+                "golden_answers": ["Ann"],
+                "turns": [
+                    {"text": "<search>who</search>", "feedback": "Ann."},
+                    {"text": f"<answer>{'Ann' if score else 'Bob'}</answer>"},
+                ],
+                "data_source": source(question),
+            }
+            for question, score in (scores or {"a": 1.0, "b": 0.0}).items()
+        ]
+        (evaluation / "trajectories.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trajectories))
+        (evaluation / "summary.json").write_text("{}")
+        (folder / "model").mkdir()
+        (folder / "model" / "weights").write_text("w")
+        mark_whole(folder / "model")
+
+    return write

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tspo.config import CreditSection, RolloutSection, RunConfig, load_config
+from tspo.config import CreditSection, RolloutSection, RunConfig, default_config_path, load_config
 from tspo.credit import CreditConfig, valid_choices
 from tspo.errors import BadInput
 from tspo.rollout.episode import Limits
@@ -181,7 +181,41 @@ def test_a_bad_value_is_named(config_file, override, parts):
         assert part in message
 
 
-@pytest.mark.parametrize("name", ["model", "output_dir", "data", "data.corpus", "data.train"])
+def test_without_an_output_dir_it_is_named_after_the_file(tmp_path, monkeypatch):
+    values = yaml.safe_load(MINIMAL)
+    del values["output_dir"]
+    monkeypatch.chdir(tmp_path)
+    assert load_config(write(tmp_path, yaml.safe_dump(values))).output_dir == tmp_path / "runs" / "run"
+
+
+def test_the_default_configuration_writes_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(default_config_path())
+    assert config.output_dir == tmp_path / "runs" / "default"
+    assert config.data.world is not None
+
+
+@pytest.mark.parametrize("name", ["train", "corpus"])
+def test_neither_files_nor_a_world_is_one_clear_line(tmp_path, name):
+    values = yaml.safe_load(MINIMAL)
+    del values["data"][name]
+    message = error_of(write(tmp_path, yaml.safe_dump(values)))
+    assert f"{name!r} is missing" in message
+    assert "data.world={}" in message
+
+
+def test_files_and_a_world_together_are_refused(config_file):
+    assert "not both" in error_of(config_file, "data.world={}")
+
+
+@pytest.mark.parametrize("hops", ["[]", "[4]", "[1, 1]"])
+def test_hops_that_there_are_not_are_refused(tmp_path, hops):
+    message = error_of(default_config_path(), f"data.world.hops={hops}")
+    assert "hops" in message
+    assert "1 to 3" in message
+
+
+@pytest.mark.parametrize("name", ["model", "data"])
 def test_a_missing_key_is_named(tmp_path, name):
     values = yaml.safe_load(MINIMAL)
     section = values

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from tspo import __version__
-from tspo.commands import credit, evaluate, settings, train, warmup
+from tspo.commands import compare, credit, evaluate, report, settings, train, warmup, world
 from tspo.errors import BadInput
 
-COMMANDS = (train, warmup, evaluate, credit, settings)
+COMMANDS = (train, report, compare, warmup, evaluate, credit, world, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tspo.credit import CreditConfig
+from tspo.datasets.world.facts import LARGEST, SMALLEST
+from tspo.datasets.world.files import WorldSettings
 from tspo.errors import BadInput
 from tspo.protocol import PROMPT
 from tspo.rollout.episode import Limits
@@ -23,12 +25,40 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=False, frozen=True, allow_inf_nan=False)
 
 
-class DataSection(_Section):
-    """Questions and passages; relative paths in a file are relative to that file."""
+class WorldSection(_Section):
+    """The embedded world, made from these settings: a fictional corpus and questions about it."""
 
-    train: list[Path] = Field(description="question files to train on (JSON Lines, or Search-R1's parquet)")
+    passages: int = Field(default=2000, ge=SMALLEST, le=LARGEST, description="passages of the world, one an entity")
+    train_questions: int = Field(default=600, ge=1, description="questions to train on")
+    test_questions: int = Field(
+        default=150, ge=0, description="questions to evaluate on; share no fact with the others"
+    )
+    hops: list[int] = Field(default=[1, 2, 3], description="facts that a question goes through; as many of each")
+    seed: int = Field(default=0, ge=0, description="another seed, another world")
+
+    def to_settings(self) -> WorldSettings:
+        """The checked options, as the generator takes them."""
+        return WorldSettings(**self.model_dump() | {"hops": tuple(self.hops)})
+
+
+class DataSection(_Section):
+    """Questions and passages: files, or the embedded world. Relative paths in a file are relative to that file."""
+
+    train: list[Path] = Field(default=[], description="question files to train on (JSON Lines, or Search-R1's parquet)")
     test: list[Path] = Field(default=[], description="question files to evaluate on; never trained on")
-    corpus: Path = Field(description="passages to search, JSON Lines of {id, contents}")
+    corpus: Path | None = Field(default=None, description="passages to search, JSON Lines of {id, contents}")
+    world: WorldSection | None = Field(default=None, description="the embedded world instead of files")
+
+    @model_validator(mode="after")
+    def _files_or_world(self) -> DataSection:
+        if self.world is not None:
+            if self.train or self.test or self.corpus is not None:
+                raise ValueError("give files (train, test, corpus) or a world, not both; data.world=null leaves it out")
+            self.world.to_settings()
+        elif not self.train or self.corpus is None:
+            missing = "corpus" if self.train else "train"
+            raise ValueError(f"{missing!r} is missing; name a file, or take the embedded world with data.world={{}}")
+        return self
 
 
 class RolloutSection(_Section):
@@ -125,8 +155,11 @@ class EvaluationSection(_Section):
 class RunConfig(_Section):
     """A whole run."""
 
-    model: str = Field(description="ORG/NAME on the hub, a local folder, or gguf:PACKAGE_OR_FILE")
-    output_dir: Path = Field(description="where everything of this run is written")
+    model: str = Field(description="ORG/NAME on the hub, a local folder, gguf:PACKAGE_OR_FILE, or tspo:starter")
+    output_dir: Path = Field(
+        default=Path("runs/run"),
+        description="where everything of this run is written; default: runs/ and the file's name",
+    )
     seed: int = Field(default=0, ge=0, lt=2**32, description="of everything that is random")
     device: Literal["auto", "cpu"] = Field(default="auto", description="cpu: even where there is a GPU")
     data: DataSection
@@ -151,6 +184,11 @@ class RunConfig(_Section):
         return self
 
 
+def default_config_path() -> Path:
+    """The configuration of a run that names none: the starter policy in the embedded world."""
+    return Path(__file__).parent / "embedded" / "default.yaml"
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's file and put `key=value` over it (dotted keys, values in YAML).
 
@@ -168,6 +206,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         except (yaml.YAMLError, ValueError):  # a date that there is not is a ValueError
             raise BadInput(f"{override!r}: the value is not YAML; quote it") from None
         _set(values, key, value)
+    values.setdefault("output_dir", f"runs/{path.stem}")
     _make_paths_absolute(values, Path.cwd())
     try:
         return RunConfig.model_validate(values)
@@ -190,7 +229,7 @@ def describe_settings() -> str:
                 continue
             kind = str(field.annotation.__name__ if isinstance(field.annotation, type) else field.annotation)
             kind = re.sub(r"typing\.|pathlib\.", "", kind).replace("|", "or")
-            default = "required" if field.is_required() else f"`{json.dumps(field.get_default(), default=list)}`"
+            default = "required" if field.is_required() else f"`{json.dumps(field.get_default(), default=_plain)}`"
             if key == "rollout.prompt":
                 default = "Search-R1's prompt"
             rows.append(f"| `{key}` | {kind} | {default} | {field.description or ''} |")
@@ -199,6 +238,10 @@ def describe_settings() -> str:
             "\n".join([f"## {title}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows])
         )
     return "\n\n".join(parts)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value)
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

@@ -116,7 +116,7 @@ def test_without_the_libraries_it_is_said_how_to_get_them(name, missing, config_
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train"], ["evaluate"], ["train", "x.yaml", "--nonsense"], ["warmup", "x.yaml", "--resume"]]
+    "arguments", [["report"], ["compare"], ["train", "x.yaml", "--nonsense"], ["warmup", "x.yaml", "--resume"]]
 )
 def test_bad_usage_exits_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:

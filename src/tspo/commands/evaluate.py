@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tspo.commands.config_argument import config_and_overrides
 from tspo.commands.train import add_config_arguments
 
 _DESCRIPTION = """\
@@ -15,6 +16,7 @@ summary are written to --out.
 
 _EXAMPLES = """\
 examples:
+  tspo evaluate model=runs/default/model
   tspo evaluate configs/smollm2-wiki-qa.yaml
   tspo evaluate configs/smollm2-wiki-qa.yaml model=runs/smollm2-wiki-qa/model --out runs/evaluation
   tspo evaluate configs/smollm2-wiki-qa.yaml evaluation.samples=4 evaluation.temperature=0.7
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files."""
     from tspo.commands.setup import console, load_run_config
 
-    config = load_run_config(args.config, args.overrides)
+    config = load_run_config(*config_and_overrides(args.overrides))
     from tspo.evaluation.table import format_summary
     from tspo.training.run import run_evaluation
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tspo.commands.config_argument import config_and_overrides
 from tspo.commands.train import add_config_arguments
 
 _DESCRIPTION = """\
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Warm up; 0 when it is done."""
     from tspo.commands.setup import console, load_run_config, stoppable
 
-    config = load_run_config(args.config, args.overrides)
+    config = load_run_config(*config_and_overrides(args.overrides))
     screen = console()
 
     def warm_up() -> None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tspo.errors import BadInput
 
 _GGUF = "gguf:"
+_STARTER = "tspo:starter"
 
 
 def cache_dir() -> Path:
@@ -49,6 +50,8 @@ def load_model(name: str) -> PreTrainedModel:
 
 def resolve_model(name: str) -> str:
     """What transformers can load `name` from; a GGUF is converted once and kept in the cache."""
+    if name == _STARTER:
+        return str(Path(__file__).parents[1] / "embedded" / "starter")
     if name.startswith(_GGUF):
         return str(_converted(_find_gguf(name)))
     folder = Path(name).expanduser()

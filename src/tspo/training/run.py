@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,12 @@ from rich.console import Console
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import GRPOConfig
 
-from tspo.config import RunConfig
+from tspo.config import DataSection, RunConfig
 from tspo.datasets.questions import Question, read_questions
+from tspo.datasets.world.files import world_files
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
+from tspo.evaluation.report import write_report
 from tspo.evaluation.runner import read_evaluation, run_questions, write_evaluation
 from tspo.evaluation.table import format_comparison
 from tspo.files import atomic_write, explain_full_disk
@@ -53,12 +55,31 @@ class Materials:
 
 def read_materials(config: RunConfig) -> Materials:
     """Read and check all input of a run; raises BadInput before anything is written."""
-    train = read_questions(config.data.train)
-    test = read_questions(config.data.test) if config.data.test else []
-    retriever = cached_bm25(config.data.corpus, cache_dir() / "indexes")
+    files = data_files(config.data)
+    train = read_questions(files.train)
+    test = read_questions(files.test) if files.test else []
+    retriever = cached_bm25(files.corpus, cache_dir() / "indexes")
     codec = Codec(load_tokenizer(config.model), config.rollout.prompt)
     check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
     return Materials(train, test, retriever, codec)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFiles:
+    """The files that a run reads."""
+
+    train: Sequence[Path]
+    test: Sequence[Path]
+    corpus: Path
+
+
+def data_files(data: DataSection) -> DataFiles:
+    """The files that the settings name, or those of the embedded world, made now if they are not there yet."""
+    if data.world is not None:
+        world = world_files(data.world.to_settings(), cache_dir() / "worlds")
+        return DataFiles([world.train], [world.test] if data.world.test_questions else [], world.corpus)
+    assert data.corpus is not None  # the settings were checked
+    return DataFiles(data.train, data.test, data.corpus)
 
 
 def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Summary]:
@@ -82,10 +103,10 @@ def run_warmup(config: RunConfig, *, console: Console) -> Path:
 
 def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summary:
     """Evaluate `config.model` on the test questions and write the result to `folder`."""
-    if not config.data.test:
-        raise BadInput("data.test: no file of questions to evaluate on")
     with explain_full_disk(folder), quiet_libraries():
         materials = read_materials(config)
+        if not materials.test:
+            raise BadInput("data.test: no questions to evaluate on; name a file of them")
         return _evaluate_model(config.model, config, materials, folder, console, "evaluate")
 
 
@@ -129,6 +150,7 @@ class _Run:
         self._say("model", final)
         self._say("metrics", self.output / "metrics.jsonl")
         self._say("trajectories", self.output / "trajectories")
+        self._say("report", write_report(self.output))
         return self.summaries
 
     def warmed_up(self) -> Path:
@@ -182,7 +204,7 @@ class _Run:
         with bars(self.console) as progress:
             episodes = progress.add_task("episodes", total=None)
             steps = progress.add_task(config.credit.algorithm, total=config.training.steps)
-            shown = StepDisplay(progress, steps, log, self.stop, self.console)
+            shown = StepDisplay(progress, steps, log, self.output / "trajectories", self.stop, self.console)
             trainer = TSPOTrainer(
                 model,
                 questions=materials.train,
@@ -301,4 +323,4 @@ def _warmup_settings(config: RunConfig) -> dict[str, Any]:
     settings: dict[str, Any] = json.loads(config.model_dump_json())
     data = settings["data"]
     kept = {name: settings[name] for name in ("model", "seed", "rollout", "warmup")}
-    return kept | {"data": {"train": data["train"], "corpus": data["corpus"]}}
+    return kept | {"data": {name: data[name] for name in ("train", "corpus", "world")}}

@@ -8,15 +8,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers import PreTrainedModel
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.files import atomic_write
 from tspo.training.checkpoints import checkpoints_in
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _MAY_CHANGE = {"training": {"steps", "save_every", "keep_checkpoints", "report_to", "micro_batch"}}
 """Settings that a resumed run may have otherwise than it began."""
