@@ -211,8 +211,7 @@ def test_files_and_a_world_together_are_refused(config_file):
 @pytest.mark.parametrize("hops", ["[]", "[4]", "[1, 1]"])
 def test_hops_that_there_are_not_are_refused(tmp_path, hops):
     message = error_of(default_config_path(), f"data.world.hops={hops}")
-    assert "hops" in message
-    assert "1 to 3" in message
+    assert message.startswith(f"{default_config_path()}: 'data': world.hops: expected some of 1 to 3")
 
 
 @pytest.mark.parametrize("name", ["model", "data"])

@@ -54,7 +54,10 @@ class DataSection(_Section):
         if self.world is not None:
             if self.train or self.test or self.corpus is not None:
                 raise ValueError("give files (train, test, corpus) or a world, not both; data.world=null leaves it out")
-            self.world.to_settings()
+            try:
+                self.world.to_settings()
+            except BadInput as error:
+                raise ValueError(f"world.{error}") from None
         elif not self.train or self.corpus is None:
             missing = "corpus" if self.train else "train"
             raise ValueError(f"{missing!r} is missing; name a file, or take the embedded world with data.world={{}}")
