@@ -70,6 +70,11 @@ class Credit:
     turn_rewards: list[float]
     turn_advantages: list[float]
 
+    @property
+    def teaches(self) -> bool:
+        """Whether any turn has an advantage other than 0."""
+        return any(advantage != 0.0 for advantage in self.turn_advantages)
+
 
 def valid_choices() -> dict[str, tuple[str, ...]]:
     """The valid values of each field of `CreditConfig` that is a choice."""

@@ -35,13 +35,8 @@ def tspo(
     `turn_if_all_wrong` does so in groups where every outcome is 0 and gives the others GRPO's advantages.
     `turn_rewards` r is (N, K), `num_turns` (N,) at least 1. Returns (N, K), zeros past the end.
     """
-    max_turns = turn_rewards.shape[1]
-    reached = reached_turns(num_turns, max_turns)
-    if baseline == "absorbing":
-        turn = np.minimum(np.arange(max_turns), num_turns[:, None] - 1)
-        compared, member = np.take_along_axis(turn_rewards, turn, axis=1), np.ones_like(reached)
-    else:
-        compared, member = turn_rewards, reached
+    compared, member = compared_rewards(turn_rewards, num_turns, baseline)
+    reached = reached_turns(num_turns, turn_rewards.shape[1])
     advantages = np.where(reached, group_relative(compared, member, group_index, scale), 0.0)
 
     if level == "turn_if_all_wrong":
@@ -49,3 +44,15 @@ def tspo(
         trajectory_level = grpo(turn_rewards, num_turns, group_index, outcome, scale=scale)
         advantages = np.where(any_correct[:, None], trajectory_level, advantages)
     return advantages
+
+
+def compared_rewards(
+    turn_rewards: NDArray[np.float64], num_turns: NDArray[np.int64], baseline: Baseline
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The sets S_k as columns: each trajectory's reward at turn k, and whether it is in S_k; both (N, K)."""
+    max_turns = turn_rewards.shape[1]
+    reached = reached_turns(num_turns, max_turns)
+    if baseline == "reached":
+        return turn_rewards, reached
+    turn = np.minimum(np.arange(max_turns), num_turns[:, None] - 1)
+    return np.take_along_axis(turn_rewards, turn, axis=1), np.ones_like(reached)

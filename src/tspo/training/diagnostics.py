@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tspo.advantages.tspo import Baseline
+from tspo.advantages.group_relative import reached_turns
+from tspo.advantages.tspo import compared_rewards
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.trajectory import StopReason, Trajectory
 
@@ -47,7 +49,7 @@ def rollout_metrics(
         method = replace(config, algorithm=algorithm)
         assigned = credits if config == method else assign_credit(trajectories, method)
         groups = _by_group(trajectories, assigned)
-        metrics[f"no_variance_share_{algorithm}"] = np.mean([not _any_advantage(group) for group in groups])
+        metrics[f"no_variance_share_{algorithm}"] = np.mean([not any(c.teaches for c in group) for group in groups])
         metrics[f"reward_variance_{algorithm}"] = np.mean([reward_variance(group, method) for group in groups])
         entropies = [credit_entropy(credit.turn_advantages) for credit in assigned]
         if defined := [entropy for entropy in entropies if entropy is not None]:
@@ -66,10 +68,12 @@ def reward_variance(group: Sequence[Credit], config: CreditConfig) -> float:
     trajectory_level = config.level == "turn_if_all_wrong" and _any_correct(group)
     if config.algorithm == "grpo" or trajectory_level:
         return _sample_variance([credit.outcome for credit in group])
-    rewards = [credit.turn_rewards for credit in group]
-    return float(
-        np.mean([_sample_variance(_compared(rewards, k, config.baseline)) for k in range(max(map(len, rewards)))])
-    )
+    num_turns = np.array([len(credit.turn_rewards) for credit in group])
+    rewards = np.zeros((len(group), num_turns.max()))
+    rewards[reached_turns(num_turns, num_turns.max())] = np.concatenate([credit.turn_rewards for credit in group])
+    compared, member = compared_rewards(rewards, num_turns, config.baseline)
+    columns = zip(compared.T, member.T, strict=True)
+    return float(np.mean([_sample_variance(values[in_set]) for values, in_set in columns]))
 
 
 def credit_entropy(turn_advantages: Sequence[float]) -> float | None:
@@ -102,18 +106,8 @@ def _any_correct(group: Sequence[Credit]) -> bool:
     return any(credit.outcome == 1.0 for credit in group)
 
 
-def _any_advantage(group: Sequence[Credit]) -> bool:
-    return any(advantage != 0.0 for credit in group for advantage in credit.turn_advantages)
-
-
-def _compared(turn_rewards: Sequence[Sequence[float]], k: int, baseline: Baseline) -> list[float]:
-    """S_k: turn k's rewards, an ended trajectory's last ones among them under "absorbing"."""
-    if baseline == "absorbing":
-        return [rewards[min(k, len(rewards) - 1)] for rewards in turn_rewards]
-    return [rewards[k] for rewards in turn_rewards if len(rewards) > k]
-
-
-def _sample_variance(values: Sequence[float]) -> float:
+def _sample_variance(values: ArrayLike) -> float:
+    values = np.asarray(values)
     return float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
 
 

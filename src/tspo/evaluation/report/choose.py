@@ -141,13 +141,8 @@ def _describe(step: int, phase: str, group: Group, config: CreditConfig) -> Chos
     elif right:
         kind = Kind.MIXED
     else:
-        kind = Kind.NEAR_MISS if teaches(credits["tspo"]) else Kind.NOTHING
+        kind = Kind.NEAR_MISS if any(credit.teaches for credit in credits["tspo"]) else Kind.NOTHING
     return Chosen(step, phase, kind, group, credits)
-
-
-def teaches(credits: Sequence[Credit]) -> bool:
-    """Whether any turn has an advantage."""
-    return any(advantage != 0.0 for credit in credits for advantage in credit.turn_advantages)
 
 
 def _variety(one: Chosen) -> tuple[int, int, int]:

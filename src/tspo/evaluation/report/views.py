@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tspo.credit import Credit, CreditConfig, score
-from tspo.evaluation.report.choose import Chosen, Kind, State, state, teaches
+from tspo.evaluation.report.choose import Chosen, Kind, State, state
 from tspo.evaluation.report.headline import signed
 from tspo.evaluation.report.mark import answer_span
 from tspo.evaluation.report.text import Piece, cut, shorten, split_tags
@@ -188,7 +188,7 @@ def _lesson(chosen: Chosen) -> str:
     said = [f"All {many} answers are wrong." if not right else f"{right} of {many} answers are right."]
     if near:
         said.append(f"In {near} of the wrong ones the feedback held the answer.")
-    grpo, tspo = teaches(chosen.credits["grpo"]), teaches(credits)
+    grpo, tspo = (any(c.teaches for c in chosen.credits[method]) for method in ("grpo", "tspo"))
     if not grpo and not tspo:
         said.append("Neither method gives any turn an advantage: nothing is learned here.")
     elif not grpo:
