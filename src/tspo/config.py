@@ -20,6 +20,8 @@ from tspo.errors import BadInput
 from tspo.protocol import PROMPT
 from tspo.rollout.episode import Limits
 
+_WORLD = WorldSettings()
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=False, frozen=True, allow_inf_nan=False)
@@ -28,13 +30,13 @@ class _Section(BaseModel):
 class WorldSection(_Section):
     """The embedded world, made from these settings: a fictional corpus and questions about it."""
 
-    passages: int = Field(default=2000, ge=SMALLEST, le=LARGEST, description="passages of the world, one an entity")
-    train_questions: int = Field(default=600, ge=1, description="questions to train on")
+    passages: int = Field(default=_WORLD.passages, ge=SMALLEST, le=LARGEST, description="passages, one an entity")
+    train_questions: int = Field(default=_WORLD.train_questions, ge=1, description="questions to train on")
     test_questions: int = Field(
-        default=150, ge=0, description="questions to evaluate on; share no fact with the others"
+        default=_WORLD.test_questions, ge=0, description="questions to evaluate on; share no fact with the others"
     )
-    hops: list[int] = Field(default=[1, 2, 3], description="facts that a question goes through; as many of each")
-    seed: int = Field(default=0, ge=0, description="another seed, another world")
+    hops: list[int] = Field(default=list(_WORLD.hops), description="facts a question goes through; as many of each")
+    seed: int = Field(default=_WORLD.seed, ge=0, description="another seed, another world")
 
     def to_settings(self) -> WorldSettings:
         """The checked options, as the generator takes them."""

@@ -122,7 +122,7 @@ def bootstrap_interval(
 
 
 def _summarize(trajectories: Sequence[Trajectory]) -> SourceSummary:
-    per_question = np.array([_question_means(group) for group in group_trajectories(trajectories)])
+    per_question = np.array([question_means(group) for group in group_trajectories(trajectories)])
     return SourceSummary(
         questions=len(per_question),
         trajectories=len(trajectories),
@@ -134,7 +134,7 @@ def _summarize(trajectories: Sequence[Trajectory]) -> SourceSummary:
     )
 
 
-def _question_means(group: Group) -> NDArray[np.float64]:
+def question_means(group: Group) -> NDArray[np.float64]:
     """The mean of each of METRICS over one question's trajectories, (len(METRICS),)."""
     scores = [astuple(score_trajectory(trajectory)) for trajectory in group.trajectories]
     means: NDArray[np.float64] = np.mean(scores, axis=0)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo.errors import BadInput
-from tspo.evaluation.metrics import score_trajectory
+from tspo.evaluation.metrics import METRICS, question_means
 from tspo.trajectory import group_trajectories, read_json_lines, read_records
 
 HELD_OUT = ("exact_match", "f1", "answer_in_feedback", "searches")
@@ -71,8 +71,8 @@ def _read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str
         raise BadInput(f"{path}: cannot read ({error.strerror}); delete the run's folder to run it again") from None
     scores, sources = {}, {}
     for group in group_trajectories(trajectories):
-        rows = [score_trajectory(trajectory) for trajectory in group.trajectories]
-        scores[group.group_id] = {name: float(np.mean([getattr(row, name) for row in rows])) for name in HELD_OUT}
+        means = dict(zip(METRICS, question_means(group).tolist(), strict=True))
+        scores[group.group_id] = {name: means[name] for name in HELD_OUT}
         if isinstance(source := group.trajectories[0].extra.get("data_source"), str):
             sources[group.group_id] = source
     return scores, sources

@@ -18,6 +18,7 @@ import yaml
 from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.files import atomic_write
+from tspo.training.run_folder import MAY_CHANGE, changed_settings
 
 DEFAULT_ARMS = (("credit.algorithm=grpo",), ("credit.algorithm=tspo",))
 SET_BY_THE_GRID = ("seed", "output_dir")
@@ -26,8 +27,6 @@ SET_BY_THE_GRID = ("seed", "output_dir")
 _EPISODES = ("steps", "groups_per_step", "group_size")
 _TRL_EPISODES = ("max_steps", "num_iterations", "num_generations", "steps_per_generation", "generation_batch_size")
 """Fields under training.trl that change how many episodes a run makes of the same steps."""
-_MAY_CHANGE = {f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch")}
-"""Settings that an arm may have otherwise when the grid is gone on with."""
 _LONGEST_NAME = 80
 
 
@@ -170,20 +169,11 @@ def read_grid(path: Path) -> Grid | None:
 
 
 def _check_unchanged(before: Arm, now: Arm) -> None:
-    old, new = _flat(before.settings), _flat(now.settings)
-    differing = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
-    if changed := sorted(differing - _MAY_CHANGE):
+    if changed := changed_settings(before.settings, now.settings, MAY_CHANGE):
         raise BadInput(
             f"arm {now.name!r} has runs with other settings for {', '.join(changed)}; "
             "go on with those settings, or choose another --out"
         )
-
-
-def _flat(settings: dict[str, Any], place: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{place}{key}.") if isinstance(value, dict) and value else {f"{place}{key}": value}
-    return flat
 
 
 def _varied(text: str) -> list[str]:

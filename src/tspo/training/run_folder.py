@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ from tspo.training.checkpoints import checkpoints_in
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_MAY_CHANGE = {"training": {"steps", "save_every", "keep_checkpoints", "report_to", "micro_batch"}}
-"""Settings that a resumed run may have otherwise than it began."""
+MAY_CHANGE = frozenset(f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch"))
+"""Settings that do not make another experiment of a run that is gone on with."""
 
 
 @contextmanager
@@ -48,7 +48,9 @@ def prepare_output(config: RunConfig, resume: bool) -> None:
     if not resume and any(trace.exists() for trace in traces):
         raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
     if path.exists():
-        changed = changed_settings(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
+        changed = changed_settings(
+            yaml.safe_load(path.read_text(encoding="utf-8")), settings, MAY_CHANGE | {"training.steps"}
+        )
         if changed:
             raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
     elif resume:
@@ -70,15 +72,15 @@ def check_disk(model: PreTrainedModel, config: RunConfig) -> None:
         )
 
 
-def changed_settings(before: Any, now: dict[str, Any], place: Sequence[str] = ()) -> list[str]:
-    """Dotted keys that differ and may not."""
+def changed_settings(
+    before: Any, now: dict[str, Any], may_change: Set[str] = frozenset(), place: str = ""
+) -> list[str]:
+    """Dotted keys, sorted, that differ and are not in `may_change`."""
     changed = []
     for key in sorted({*before, *now}):
-        if key in _MAY_CHANGE.get(".".join(place), ()):
-            continue
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changed += changed_settings(old, new, (*place, key))
-        elif old != new:
-            changed.append(".".join((*place, key)))
+        at, old, new = f"{place}{key}", before.get(key), now.get(key)
+        if old and new and isinstance(old, dict) and isinstance(new, dict):
+            changed += changed_settings(old, new, may_change, f"{at}.")
+        elif old != new and at not in may_change:
+            changed.append(at)
     return changed

@@ -29,7 +29,7 @@ from tspo.trajectory import StopReason, Trajectory, Turn
 _FIRST = "<think>I should look up {title}.</think>\n<search>{title}</search>"
 _NEXT = "<think>That leads to {title}. I should look it up.</think>\n<search>{title}</search>"
 _LAST = "<think>Now I know enough to answer.</think>\n<answer>{answer}</answer>"
-_LABEL_IGNORED = -100
+LABEL_IGNORED = -100
 
 
 def demonstrations(
@@ -49,9 +49,9 @@ def demonstrations(
             text = (_NEXT if hop else _FIRST).format(title=title)
             contents = [passage.contents for passage in results[title]]
             feedback, feedback_ids = codec.feedback(contents, limits.max_feedback_tokens)
-            turns.append(_turn(text, codec, query=title, feedback=feedback, feedback_ids=feedback_ids))
+            turns.append(demonstrated_turn(text, codec, query=title, feedback=feedback, feedback_ids=feedback_ids))
         answer = codec.neutral(question.golden_answers[0]).strip()
-        turns.append(_turn(_LAST.format(answer=answer), codec))
+        turns.append(demonstrated_turn(_LAST.format(answer=answer), codec))
         trajectory = Trajectory(
             group_id=question.id,
             trajectory_id=f"{question.id}-demonstration",
@@ -95,10 +95,10 @@ def sft_rows(trajectories: Sequence[Trajectory]) -> dict[str, list[list[int]]]:
         labels = torch.where(
             torch.tensor(completion.sampled, dtype=torch.bool),
             torch.tensor(completion.token_ids),
-            _LABEL_IGNORED,
+            LABEL_IGNORED,
         )
         rows["input_ids"].append(prompt + completion.token_ids.tolist())
-        rows["labels"].append([_LABEL_IGNORED] * len(prompt) + labels.tolist())
+        rows["labels"].append([LABEL_IGNORED] * len(prompt) + labels.tolist())
     return rows
 
 
@@ -154,13 +154,14 @@ class _OnStep(TrainerCallback):
             self.on_step(state.global_step, state.max_steps, logs["loss"])
 
 
-def _turn(
+def demonstrated_turn(
     text: str,
     codec: Codec,
     query: str | None = None,
     feedback: str | None = None,
     feedback_ids: list[int] | None = None,
 ) -> Turn:
+    """A turn that somebody wrote, as if the policy had."""
     token_ids = codec.policy(text)
     # A demonstration was not sampled: its tokens have no log-probability of their own.
     return Turn(text, query, feedback, token_ids, [0.0] * len(token_ids), feedback_ids)

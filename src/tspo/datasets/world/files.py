@@ -13,6 +13,7 @@ from tspo.datasets.world.passages import passages
 from tspo.datasets.world.questions import MOST_HOPS, WorldQuestion, make_questions
 from tspo.errors import BadInput
 from tspo.files import atomic_write
+from tspo.trajectory import write_json_line
 
 _MADE_BY = 1
 """Goes up when the same settings make another world."""
@@ -85,4 +86,4 @@ def _question_to_json(made: WorldQuestion) -> dict[str, Any]:
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     with atomic_write(path) as stream:
         for line in lines:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            write_json_line(line, stream)

@@ -15,6 +15,7 @@ from tspo.datasets.world import RELATIONS, Entity, World, WorldQuestion
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import Limits
+from tspo.training.warmup import demonstrated_turn
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 _NAME = r"(?:[A-Z]\.|[A-Z]\w+)(?: (?:of )?(?:[A-Z]\.|[A-Z]\w+))*"
@@ -81,10 +82,9 @@ class Demonstrator:
         self._entities = {
             spelling: Entity(kind, index)
             for kind, names in world.names.items()
-            for index in range(len(names))
-            for entity in (Entity(kind, index),)
-            for spelling in (world.name(entity), *world.aliases(entity))
-            if kind != "person" or spelling == world.name(entity)
+            for index, name in enumerate(names)
+            # Passages name people in full.
+            for spelling in ((name,) if kind == "person" else (name, *world.aliases(Entity(kind, index))))
         }
 
     def demonstrate(self, made: WorldQuestion) -> Trajectory:
@@ -97,13 +97,9 @@ class Demonstrator:
         answer: str | None = None
         thought = f"I need the {self._word(relations[0], subject)}."
         query = world.name(subject)
-        if draw() > habits.spells_out:
-            query = self._random.choice(query.split())
-            passages = self._search(thought, query, turns)
-            if draw() < habits.retries:
-                query = world.name(subject)
-                passages = self._search(thought, query, turns)
-        else:
+        partial = draw() > habits.spells_out
+        passages = self._search(thought, self._random.choice(query.split()) if partial else query, turns)
+        if partial and draw() < habits.retries:
             passages = self._search(thought, query, turns)
         for hop, relation in enumerate(relations):
             last = hop == len(relations) - 1
@@ -114,7 +110,7 @@ class Demonstrator:
                 if room and draw() < habits.checks:
                     self._search(thought, spelling, turns)
                 answer = spelling
-                turns.append(self._turn(f"<think> {thought} </think>\n<answer> {answer} </answer>"))
+                turns.append(demonstrated_turn(f"<think> {thought} </think>\n<answer> {answer} </answer>", self.codec))
                 break
             subject = found
             thought += f" I need the {self._word(relations[hop + 1], subject)}."
@@ -164,14 +160,8 @@ class Demonstrator:
 
     def _search(self, thought: str, query: str, turns: list[Turn]) -> str:
         """Search, append the turn, and return the passages as they are read."""
-        turn = self._turn(f"<think> {thought} </think>\n<search> {query} </search>")
         contents = [passage.contents for passage in self.retriever.search([query], self.limits.top_k)[0]]
-        turn.query = query
-        turn.feedback, turn.feedback_token_ids = self.codec.feedback(contents, self.limits.max_feedback_tokens)
-        turns.append(turn)
-        return turn.feedback
-
-    def _turn(self, text: str) -> Turn:
-        token_ids = self.codec.policy(text)
-        # A demonstration was not sampled: its tokens have no log-probability of their own.
-        return Turn(text, token_ids=token_ids, logprobs=[0.0] * len(token_ids))
+        feedback, feedback_ids = self.codec.feedback(contents, self.limits.max_feedback_tokens)
+        text = f"<think> {thought} </think>\n<search> {query} </search>"
+        turns.append(demonstrated_turn(text, self.codec, query, feedback, feedback_ids))
+        return feedback
