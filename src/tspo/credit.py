@@ -117,28 +117,42 @@ def turn_advantages(
     group_index: ArrayLike,
     outcome: ArrayLike,
     config: CreditConfig,
+    *,
+    compared: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """The advantage of each turn under the algorithm: (N, K) float64, zeros past a trajectory's end.
 
     `turn_rewards` is (N, K) with K at least the longest trajectory, `num_turns` (N,) at least 1,
-    `group_index` (N,) labels whose equality makes a group, `outcome` (N,) 0 or 1.
+    `group_index` (N,) labels whose equality makes a group, `outcome` (N,) 0 or 1. Trajectories that are not
+    `compared` (N,) bool, by default all, get zeros and are in nobody's baseline, as if they had not been.
     Raises ValueError where the shapes do not fit or a trajectory has no turn or too many.
     """
     rewards = np.asarray(turn_rewards, dtype=np.float64)
     turns = np.asarray(num_turns, dtype=np.int64)
     groups, outcomes = np.asarray(group_index), np.asarray(outcome, dtype=np.float64)
-    if rewards.ndim != 2 or not turns.shape == groups.shape == outcomes.shape == rewards.shape[:1]:
-        raise ValueError(f"turn rewards {rewards.shape} do not fit {turns.shape}, {groups.shape} and {outcomes.shape}")
+    counts = np.ones(turns.shape, dtype=np.bool_) if compared is None else np.asarray(compared, dtype=np.bool_)
+    if rewards.ndim != 2 or not turns.shape == groups.shape == outcomes.shape == counts.shape == rewards.shape[:1]:
+        raise ValueError(
+            f"turn rewards {rewards.shape} do not fit {turns.shape}, {groups.shape}, {outcomes.shape} and "
+            f"{counts.shape}"
+        )
     if np.any(turns < 1) or np.any(turns > rewards.shape[1]):
         raise ValueError(f"num_turns must be from 1 to {rewards.shape[1]}, the width of turn_rewards")
 
     estimator = ADVANTAGES[config.algorithm]
     options = {name: getattr(config, name) for name in estimator.options}
-    return estimator.advantages(rewards, turns, groups, outcomes, **options)
+    advantages = np.zeros(rewards.shape)
+    advantages[counts] = estimator.advantages(
+        rewards[counts], turns[counts], groups[counts], outcomes[counts], **options
+    )
+    return advantages
 
 
 def assign_credit(trajectories: Sequence[Trajectory], config: CreditConfig) -> list[Credit]:
-    """The credit of each trajectory, in the order given; a group is all that share a `group_id`."""
+    """The credit of each trajectory, in the order given; a group is all that share a `group_id`.
+
+    Trajectories whose retriever failed have advantages of 0 and are outside their group's baseline.
+    """
     scores = [score(trajectory, config) for trajectory in trajectories]
     outcome = np.array([outcome for outcome, _ in scores], dtype=np.float64)
     first = [NO_OCCURRENCE if turn is None else turn for _, turn in scores]
@@ -147,7 +161,8 @@ def assign_credit(trajectories: Sequence[Trajectory], config: CreditConfig) -> l
     group_index = [numbers.setdefault(trajectory.group_id, len(numbers)) for trajectory in trajectories]
 
     rewards = turn_rewards(outcome, num_turns, first, config)
-    advantages = turn_advantages(rewards, num_turns, group_index, outcome, config)
+    compared = [not trajectory.retriever_failed for trajectory in trajectories]
+    advantages = turn_advantages(rewards, num_turns, group_index, outcome, config, compared=compared)
     return [
         Credit(scores[i][0], scores[i][1], rewards[i, :k].tolist(), advantages[i, :k].tolist())
         for i, k in enumerate(num_turns)

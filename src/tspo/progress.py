@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -43,3 +44,20 @@ def bar(description: str, total: int, console: Console) -> Iterator[Callable[[in
     with bars(console) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def phase_bars(console: Console, totals: Mapping[str, int | None]) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar a phase, as phases come; the block is given a function of the phase, how much is done, and of how much.
+
+    `totals` are those of phases that do not know their own.
+    """
+    with bars(console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int | None) -> None:
+            if phase not in tasks:
+                tasks[phase] = progress.add_task(phase, total=totals.get(phase))
+            progress.update(tasks[phase], completed=done, total=total)
+
+        yield report

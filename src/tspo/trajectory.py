@@ -28,7 +28,7 @@ class StopReason(StrEnum):
     NO_ACTION = "no_action"
     """The policy ended its turn with neither a search nor an answer."""
     RETRIEVER_ERROR = "retriever_error"
-    """The retriever did not answer; the trajectory is outside the loss."""
+    """The retriever did not answer; the trajectory is outside the loss and its group's baseline."""
 
 
 @dataclass(slots=True)
@@ -62,6 +62,11 @@ class Trajectory:
     stop_reason: StopReason
     prompt_token_ids: list[int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def retriever_failed(self) -> bool:
+        """Whether it was cut off by the retriever: then it says nothing about the policy, and nobody learns from it."""
+        return self.stop_reason is StopReason.RETRIEVER_ERROR
 
 
 @dataclass(slots=True)

@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 from tspo.cli import COMMANDS, main
 
 COMMAND = [sys.executable, "-c", "import sys; from tspo.cli import main; sys.exit(main())"]
-NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
+NAMES = [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS]
 RUN_NAMES = ["train", "warmup", "evaluate"]
 
 MINIMAL = "model: some/model\noutput_dir: out\ndata: {train: [train.jsonl], corpus: corpus.jsonl}\n"
@@ -41,7 +42,7 @@ def test_help_names_all_commands():
     assert (result.returncode, result.stderr) == (0, "")
     commands = result.stdout.split("commands:")[1]
     for name in NAMES:
-        assert f"\n    {name} " in commands
+        assert re.search(rf"\n    {name}\s", commands)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in NAMES)])

@@ -5,7 +5,8 @@ import pytest
 
 from tspo.datasets.questions import Question
 from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, render_passages
-from tspo.retrieval.base import Passage, RetrieverError
+from tspo.retrieval.base import Passage, RetrieverError, RetrieverGone
+from tspo.retrieval.query_cache import QueryCache
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
@@ -245,6 +246,63 @@ def test_a_retriever_that_does_not_answer_ends_those_who_asked(codec):
     failed = trajectories[0]
     assert (failed.answer, len(failed.turns)) == (None, 1)
     assert (failed.turns[0].query, failed.turns[0].feedback) == ("away", None)
+
+
+class FarEcho(Echo):
+    """`Echo` far away: a search takes as many steps as its query says; what `broken` gives for a query is its own."""
+
+    async def asearch(self, queries, top_k):
+        self.batches.append((list(queries), top_k))
+        for query in queries:
+            for _ in range(int(query.partition(" ")[2] or 0)):
+                await asyncio.sleep(0)
+            if isinstance(self.broken.get(query), RetrieverGone):
+                raise self.broken[query]
+        return [self.broken.get(query) or passages(query, top_k) for query in queries]
+
+
+def test_episodes_go_on_while_others_wait_for_a_far_retriever(codec):
+    scripts = {
+        "slow": [SEARCH.format("a 50"), ANSWER.format("S")],
+        "fast": [3, SEARCH.format("b 1"), 2, SEARCH.format("c"), ANSWER.format("F")],
+        "thinks": [9, ANSWER.format("T")],
+    }
+    retriever, done = FarEcho(), []
+    loop = AgentLoop(Scripted(codec, scripts), codec, retriever, Limits())
+    trajectories = loop.rollout([request(seed) for seed in scripts], done.append)
+    assert [t.trajectory_id for t in done] == ["t-thinks", "t-fast", "t-slow"]
+    assert [t.answer for t in trajectories] == ["S", "F", "T"]
+    assert trajectories[0].turns[0].feedback == shown("a 50")
+    assert (len(loop.searches.seconds), loop.searches.failed) == (3, 0)
+
+
+def test_a_far_retriever_that_fails_one_query_ends_that_episode_alone(codec):
+    scripts = {"a": [SEARCH.format("lost"), ANSWER.format("never")], "b": [SEARCH.format("b"), ANSWER.format("B")]}
+    retriever = FarEcho(lost=RetrieverError("no reply"))
+    trajectories, _, _ = rollout(codec, scripts, retriever=retriever)
+    assert [t.stop_reason for t in trajectories] == [StopReason.RETRIEVER_ERROR, StopReason.ANSWER]
+    assert retriever.batches == [(["lost", "b"], 3)]
+
+
+@pytest.mark.parametrize("kind", [Echo, FarEcho])
+def test_a_retriever_that_is_gone_stops_the_rollout_with_its_line(codec, kind):
+    gone = RetrieverGone("http://x: has answered nothing for 300 s")
+    scripts = {"a": [SEARCH.format("gone")], "b": [SEARCH.format("b")], "c": [9, 9, 9, ANSWER.format("C")]}
+    with pytest.raises(RetrieverGone) as raised:
+        rollout(codec, scripts, retriever=kind(gone=gone))
+    assert raised.value is gone
+
+
+def test_searches_are_counted_those_of_the_cache_among_them(codec):
+    cache = QueryCache(Echo(away=RetrieverError("no reply")), "echo", 10)
+    scripts = {
+        "a": [SEARCH.format("x"), SEARCH.format("y"), ANSWER.format("A")],
+        "b": [30, SEARCH.format("x"), SEARCH.format("away")],
+    }
+    loop = AgentLoop(Scripted(codec, scripts), codec, cache, Limits())
+    loop.rollout([request(seed) for seed in scripts])
+    assert (len(loop.searches.seconds), loop.searches.failed) == (4, 1)
+    assert (loop.searches.cache_hits, loop.searches.cache_misses) == (1, 3)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x"), OSError(28, "No space left on device")])

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from tspo.credit import Credit, CreditConfig, assign_credit
-from tspo.training.diagnostics import all_wrong, credit_entropy, reward_variance, rollout_metrics
+from tspo.rollout.batched_search import SearchLog
+from tspo.training.diagnostics import all_wrong, credit_entropy, reward_variance, rollout_metrics, search_metrics
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 
@@ -108,6 +109,30 @@ def test_entropy_of_credit():
     assert credit_entropy([0.5, 0.0, -1.5]) == pytest.approx(expected)
     assert credit_entropy([0.5]) is None
     assert credit_entropy([0.0, 0.0]) is None
+
+
+def test_trajectories_that_the_retriever_cut_off_are_not_compared():
+    cut = trajectory("q1", search("by Jane"), search(None), stop=StopReason.RETRIEVER_ERROR)
+    alone = trajectory("q4", search(None), stop=StopReason.RETRIEVER_ERROR)
+    config = CreditConfig()
+    plain = rollout_metrics(GROUPS, assign_credit(GROUPS, config), config, seconds=1.0)
+    with_cut = [*GROUPS, cut]
+    metrics = rollout_metrics(with_cut, assign_credit(with_cut, config), config, seconds=1.0)
+    for name in ("reward_variance_grpo", "reward_variance_tspo", "no_variance_share_tspo", "all_wrong_share"):
+        assert metrics[name] == pytest.approx(plain[name])
+    with_alone = [*GROUPS, alone]  # a group of nobody else
+    metrics = rollout_metrics(with_alone, assign_credit(with_alone, config), config, seconds=1.0)
+    assert metrics["reward_variance_tspo"] == pytest.approx(plain["reward_variance_tspo"] * 3 / 4)
+    assert metrics["no_variance_share_tspo"] == pytest.approx((1 + 1) / 4)
+
+
+def test_searches_of_all_processes():
+    logs = [SearchLog([0.5, 1.5], failed=1, cache_hits=3, cache_misses=1), SearchLog([4.0], cache_misses=2)]
+    metrics = search_metrics(logs)
+    assert metrics == pytest.approx({"search_seconds": 2.0, "search_error_share": 1 / 3, "cache_hit_share": 0.5})
+    assert {type(value) for value in metrics.values()} == {float}
+    assert search_metrics([SearchLog([1.0])]) == {"search_seconds": 1.0, "search_error_share": 0.0}
+    assert search_metrics([SearchLog(), SearchLog()]) == {}
 
 
 def test_all_wrong_is_of_the_group():

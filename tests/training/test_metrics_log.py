@@ -21,6 +21,8 @@ LOGS = {
     "tspo/trained_tokens": 600.0,
     "tspo/rollout_seconds": 1.0,
     "tspo/rollout_tokens_per_second": 70.0,
+    "tspo/search_seconds": 0.5,
+    "tspo/cache_hit_share": 0.75,
 }
 
 
@@ -40,6 +42,8 @@ def test_a_line_has_this_projects_names():
         "stop/answer": 1.0,
         "rollout_seconds": 1.0,
         "rollout_tokens_per_second": 70.0,
+        "search_seconds": 0.5,
+        "cache_hit_share": 0.75,
         "update_seconds": 3.0,
         "update_tokens_per_second": 200.0,
     }

@@ -22,12 +22,17 @@ def load_run_config(path: Path, overrides: Sequence[str]) -> RunConfig:
     from tspo.config import load_config
 
     config = load_config(path, overrides)
-    for package in ("torch", "transformers", "trl", "peft"):
-        if importlib.util.find_spec(package) is None:
-            raise BadInput(f"this command needs {package}; pip install 'tspo[train]'")
+    require("train", "torch", "transformers", "trl", "peft")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", module="(trl|accelerate|transformers|torch)\\b")
     return config
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise BadInput where a package is not installed that comes with tspo's `extra`."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise BadInput(f"this command needs {package}; pip install 'tspo[{extra}]'")
 
 
 def console() -> Console:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo.datasets.parquet import is_parquet, read_rows
 from tspo.errors import BadInput
 from tspo.trajectory import check_golden_answers, read_json_lines
 
@@ -35,7 +36,7 @@ def read_questions(paths: Iterable[str | Path]) -> list[Question]:
     places: dict[str, str] = {}
     for path in map(Path, paths):
         before = len(questions)
-        for where, question in _read_parquet(path) if path.suffix == ".parquet" else _read_lines(path):
+        for where, question in _read_parquet(path) if is_parquet(path) else _read_lines(path):
             if question.id in places:
                 raise BadInput(
                     f"{where}: id {question.id!r} is taken by {places[question.id]}; "
@@ -77,23 +78,8 @@ def _question_from_json(line: Any, where: str, stem: str, index: int) -> Questio
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Question]]:
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        from pyarrow import parquet
-    except ImportError:
-        raise BadInput(f"{path}: Parquet needs pyarrow; install it with: pip install 'tspo[train]'") from None
-    try:
-        # opened by Python, so that a folder is an error and not a data set of many files
-        with open(path, "rb") as stream, parquet.ParquetFile(stream) as table:
-            columns = [name for name in _PARQUET_COLUMNS if name in table.schema_arrow.names]
-            rows = (row for batch in table.iter_batches(columns=columns) for row in batch.to_pylist())
-            for index, row in enumerate(rows):
-                where = f"{path}, row {index}"
-                yield where, _question_from_row(row, where, path.stem, index)
-    except pyarrow.ArrowException as error:
-        raise BadInput(f"{path}: not a whole Parquet file ({error}); fetch or write it again") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror or error}); give a Parquet file") from None
+    for index, (where, row) in enumerate(read_rows(path, _PARQUET_COLUMNS)):
+        yield where, _question_from_row(row, where, path.stem, index)
 
 
 def _question_from_row(row: dict[str, Any], where: str, stem: str, index: int) -> Question:

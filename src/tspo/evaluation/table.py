@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -57,6 +57,11 @@ def _format(columns: Mapping[str, SourceSummary]) -> str:
     for reason in sorted({reason for source in sources for reason in source.stop_reasons}):
         rows.append([f"stopped: {reason}", *(str(source.stop_reasons.get(reason, 0)) for source in sources)])
 
+    return columns_of_text(rows)
+
+
+def columns_of_text(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of the rows' cells below each other, the first to the left and all others to the right."""
     first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from tspo.datasets.questions import Question
 from tspo.protocol import Answer, Search, parse_action
 from tspo.retrieval.base import Passage, Retriever, RetrieverError
+from tspo.retrieval.query_cache import cache_counts
+from tspo.rollout.batched_search import BatchedSearch, SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.sampler import Sampler
 from tspo.trajectory import StopReason, Trajectory, Turn
@@ -46,17 +48,24 @@ class AgentLoop:
         self.codec = codec
         self.retriever = retriever
         self.limits = limits
+        self.searches = SearchLog()
+        """The searches of all rollouts so far."""
 
     def rollout(
         self, requests: Sequence[Request], on_done: Callable[[Trajectory], None] | None = None
     ) -> list[Trajectory]:
         """One trajectory a request, in their order; `on_done` sees each as it ends."""
-        return asyncio.run(self._rollout(requests, on_done))
+        hits, misses = cache_counts(self.retriever)
+        trajectories = asyncio.run(self._rollout(requests, on_done))
+        hits_now, misses_now = cache_counts(self.retriever)
+        self.searches.cache_hits += hits_now - hits
+        self.searches.cache_misses += misses_now - misses
+        return trajectories
 
     async def _rollout(
         self, requests: Sequence[Request], on_done: Callable[[Trajectory], None] | None
     ) -> list[Trajectory]:
-        searcher = _BatchedSearch(self.retriever, self.limits.top_k)
+        searcher = BatchedSearch(self.retriever, self.limits.top_k, self.searches)
 
         async def run(request: Request) -> Trajectory:
             trajectory = await self._episode(request, searcher.search)
@@ -124,35 +133,3 @@ class AgentLoop:
             prompt_token_ids=prompt,
             extra={"data_source": request.question.data_source},
         )
-
-
-class _BatchedSearch:
-    """Sends the queries of all episodes that search in the same step as one batch."""
-
-    def __init__(self, retriever: Retriever, top_k: int) -> None:
-        self._retriever = retriever
-        self._top_k = top_k
-        self._waiting: list[tuple[str, asyncio.Future[list[Passage]]]] = []
-
-    async def search(self, query: str) -> list[Passage]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Passage]] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._send)
-        self._waiting.append((query, future))
-        return await future
-
-    def _send(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        try:
-            results = self._retriever.search([query for query, _ in waiting], self._top_k)
-            if len(results) != len(waiting):
-                raise ValueError(f"the retriever gave {len(results)} results for {len(waiting)} queries")
-        except Exception as error:
-            for _, future in waiting:
-                if not future.done():  # its episode was cancelled
-                    future.set_exception(error)
-            return
-        for (_, future), passages in zip(waiting, results, strict=True):
-            if not future.done():
-                future.set_result(passages)

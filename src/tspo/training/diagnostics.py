@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from tspo.advantages.group_relative import reached_turns
 from tspo.advantages.tspo import compared_rewards
 from tspo.credit import Credit, CreditConfig, assign_credit
+from tspo.rollout.batched_search import SearchLog
 from tspo.trajectory import StopReason, Trajectory
 
 PREFIX = "tspo/"
@@ -59,8 +60,24 @@ def rollout_metrics(
     return {name: float(value) for name, value in metrics.items()}
 
 
+def search_metrics(logs: Sequence[SearchLog]) -> dict[str, float]:
+    """How the searches of one step went, over all processes; nothing where nothing was searched.
+
+    A search's seconds are those that its episode waited. `cache_hit_share` is there where there is a cache.
+    """
+    seconds = [second for log in logs for second in log.seconds]
+    hits, misses = sum(log.cache_hits for log in logs), sum(log.cache_misses for log in logs)
+    metrics = {}
+    if seconds:
+        metrics["search_seconds"] = float(np.mean(seconds))
+        metrics["search_error_share"] = sum(log.failed for log in logs) / len(seconds)
+    if hits + misses:
+        metrics["cache_hit_share"] = hits / (hits + misses)
+    return metrics
+
+
 def reward_variance(group: Sequence[Credit], config: CreditConfig) -> float:
-    """The sample variance (n - 1) of the rewards that the method compares in one group; of one reward it is 0.
+    """The sample variance (n - 1) of the rewards that the method compares in one group; of one or none it is 0.
 
     GRPO compares outcomes. TSPO compares the set S_k at each turn k that the group has: the mean over k. Where
     `level` gives the group GRPO's advantages, TSPO compares outcomes too.
@@ -68,6 +85,8 @@ def reward_variance(group: Sequence[Credit], config: CreditConfig) -> float:
     trajectory_level = config.level == "turn_if_all_wrong" and _any_correct(group)
     if config.algorithm == "grpo" or trajectory_level:
         return _sample_variance([credit.outcome for credit in group])
+    if not group:
+        return 0.0
     num_turns = np.array([len(credit.turn_rewards) for credit in group])
     rewards = np.zeros((len(group), num_turns.max()))
     rewards[reached_turns(num_turns, num_turns.max())] = np.concatenate([credit.turn_rewards for credit in group])
@@ -96,9 +115,12 @@ def all_wrong(trajectories: Sequence[Trajectory], credits: Sequence[Credit]) -> 
 
 
 def _by_group(trajectories: Sequence[Trajectory], credits: Sequence[Credit]) -> list[list[Credit]]:
+    """The credits that are compared with each other; a group may have none."""
     groups: dict[str, list[Credit]] = {}
     for trajectory, credit in zip(trajectories, credits, strict=True):
-        groups.setdefault(trajectory.group_id, []).append(credit)
+        group = groups.setdefault(trajectory.group_id, [])
+        if not trajectory.retriever_failed:
+            group.append(credit)
     return list(groups.values())
 
 

@@ -32,9 +32,11 @@ TIMINGS = frozenset(
         "update_seconds",
         "rollout_tokens_per_second",
         "update_tokens_per_second",
+        "search_seconds",
+        "cache_hit_share",
     }
 )
-"""Fields that differ between two runs of the same seed."""
+"""Fields that differ between two runs of the same seed: times, and what a cache remembers from before."""
 
 
 def metrics_line(step: int, logs: dict[str, Any]) -> dict[str, Any]:

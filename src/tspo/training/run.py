@@ -28,13 +28,13 @@ from tspo.evaluation.table import format_comparison
 from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
 from tspo.retrieval.base import Retriever
-from tspo.retrieval.bm25 import cached_bm25
 from tspo.rollout.codec import Codec
 from tspo.rollout.models import cache_dir, load_model, load_tokenizer
 from tspo.training.agent import agent_loop, check_prompts_fit, device_of, quiet_libraries, sampling_dtype
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
-from tspo.training.run_folder import changed_settings, check_disk, only_run_in, prepare_output
+from tspo.training.retriever import retriever_of
+from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
 from tspo.training.trainer import TSPOTrainer
@@ -58,7 +58,7 @@ def read_materials(config: RunConfig) -> Materials:
     files = data_files(config.data)
     train = read_questions(files.train)
     test = read_questions(files.test) if files.test else []
-    retriever = cached_bm25(files.corpus, cache_dir() / "indexes")
+    retriever = retriever_of(config.rollout, files.corpus)
     codec = Codec(load_tokenizer(config.model), config.rollout.prompt)
     check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
     return Materials(train, test, retriever, codec)
@@ -70,7 +70,7 @@ class DataFiles:
 
     train: Sequence[Path]
     test: Sequence[Path]
-    corpus: Path
+    corpus: Path | None
 
 
 def data_files(data: DataSection) -> DataFiles:
@@ -78,7 +78,6 @@ def data_files(data: DataSection) -> DataFiles:
     if data.world is not None:
         world = world_files(data.world.to_settings(), cache_dir() / "worlds")
         return DataFiles([world.train], [world.test] if data.world.test_questions else [], world.corpus)
-    assert data.corpus is not None  # the settings were checked
     return DataFiles(data.train, data.test, data.corpus)
 
 
@@ -159,7 +158,7 @@ class _Run:
         settings = _warmup_settings(config)
         if is_whole(folder):
             made_with = json.loads((folder / _WARMUP_SETTINGS).read_text(encoding="utf-8"))
-            if changed := changed_settings(made_with, settings):
+            if changed := changed_settings(made_with, settings, MAY_CHANGE):
                 raise BadInput(
                     f"{folder}: was warmed up with other settings for {', '.join(changed)}; choose another output_dir"
                 )

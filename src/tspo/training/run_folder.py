@@ -20,7 +20,11 @@ from tspo.training.checkpoints import checkpoints_in
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MAY_CHANGE = frozenset(f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch"))
+MAY_CHANGE = frozenset(
+    {f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch")}
+    | {f"rollout.{name}" for name in ("retriever_deadline", "retriever_give_up_after")}
+    | {f"rollout.query_cache{name}" for name in ("", ".entries", ".path")}
+)
 """Settings that do not make another experiment of a run that is gone on with."""
 
 

@@ -18,15 +18,16 @@ from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
 from tspo.files import atomic_write
 from tspo.retrieval.base import Retriever
+from tspo.rollout.batched_search import SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
-from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics
+from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, score_tokens
 from tspo.training.row_parts import PartScores, Scores, gradient_norm, order_step
-from tspo.trajectory import StopReason, Trajectory, trajectory_to_json, write_json_line
+from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
 """Called with (episodes that ended, episodes in all)."""
@@ -87,6 +88,7 @@ class TSPOTrainer(GRPOTrainer):
         self.on_episode = on_episode
         self._sampler: TransformersSampler | None = None
         self._indices: list[int] = []
+        self._searches = SearchLog()
         self._scored = torch.zeros(0)
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
@@ -142,7 +144,9 @@ class TSPOTrainer(GRPOTrainer):
         credits = assign_credit(everyone, self.credit)
         if self.accelerator.is_main_process and self.trajectory_dir is not None:
             save_step(everyone, credits, step + 1, self.trajectory_dir)
-        for name, value in rollout_metrics(everyone, credits, self.credit, seconds).items():
+        metrics = rollout_metrics(everyone, credits, self.credit, seconds)
+        metrics |= search_metrics(gather_object([self._searches]))
+        for name, value in metrics.items():
             self._metrics["train"][PREFIX + name].append(value)
 
         self._credits = credits[first : first + len(requests)]
@@ -186,7 +190,9 @@ class TSPOTrainer(GRPOTrainer):
         was_training = model.training
         model.eval()
         try:
-            return AgentLoop(self._sampler, self.codec, self.retriever, self.limits).rollout(requests, on_done)
+            loop = AgentLoop(self._sampler, self.codec, self.retriever, self.limits)
+            self._searches = loop.searches
+            return loop.rollout(requests, on_done)
         finally:
             model.train(was_training)
 
@@ -313,7 +319,7 @@ def save_step(trajectories: Sequence[Trajectory], credits: Sequence[Credit], ste
 
 def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
     """1 on the tokens that the loss is over: the sampled ones, none where the retriever failed."""
-    if trajectory.stop_reason is StopReason.RETRIEVER_ERROR:
+    if trajectory.retriever_failed:
         return [0] * len(completion.token_ids)
     return list(completion.sampled.tolist())
 
