@@ -10,6 +10,7 @@ _VOWELS = "a e i o u".split()
 _CODAS = ("", "l", "n", "r", "s")
 _TOWN_ENDINGS = ["bury", "dale", "field", "ford", "gate", "haven", "mere", "mouth", "stead", "ton", "vik", "wick"]
 _REGION_ENDINGS = ["ania", "eria", "land", "mark", "ovia", "reach", "shire", "vale"]
+_BRAND_ENDINGS = ["ax", "edge", "ium", "ora", "quest", "tech"]
 _ADJECTIVES = """
 Amber Ancient Bitter Black Blue Bright Broken Burning Crimson Distant Early Empty Fallen Forgotten Frozen Gentle
 Gilded Golden Green Hidden Hollow Iron Ivory Last Late Little Lonely Long Lost Narrow Northern Pale Patient Quiet
@@ -57,6 +58,7 @@ FIRST_NAMES = _words(200, 2)
 SURNAMES = _words(600, 3)
 TOWNS = _words(400, 1, _TOWN_ENDINGS)
 REGIONS = _words(100, 1, _REGION_ENDINGS)
+BRANDS = _words(120, 1, _BRAND_ENDINGS)
 
 
 class Namer:
@@ -92,12 +94,12 @@ class Namer:
         )
 
     def organisation(self) -> str:
-        """A surname or a town's word, and a kind: such as Velmor Institute."""
+        """A brand and a kind: such as Velmora Institute."""
         return self._unique(
             lambda extra: " ".join(
                 [
                     *(self._one(_BEFORE) for _ in range(extra)),
-                    self._one(self._random.choice((SURNAMES, TOWNS))),
+                    self._one(BRANDS),
                     self._one(_ORGANISATIONS),
                 ]
             )

@@ -23,12 +23,13 @@ from tspo.rewards.matching import exact_match
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import Limits
 from tspo.training.starter.demonstrator import SKILLED, WITH_HABITS, Demonstrator, Habits
+from tspo.training.starter.muon import Muon
 from tspo.training.starter.tokenizer import make_tokenizer
-from tspo.training.warmup import sft_rows
+from tspo.training.warmup import LABEL_IGNORED, sft_rows
 
 PROMPT = "Question: {question}\n"
 LIMITS = Limits(max_turns=4, max_turn_tokens=64, max_feedback_tokens=96, max_total_tokens=512, top_k=1)
-_IGNORED = -100
+_MATRIX_DECAY = 0.05
 _SORTED_TOGETHER = 20
 """Batches whose rows are sorted by length together, so that little is padded."""
 
@@ -57,15 +58,15 @@ class Stage:
 class Recipe:
     """Everything that decides what the starter is."""
 
-    vocabulary: int = 4096
+    vocabulary: int = 4352
     hidden: int = 160
     layers: int = 4
     heads: int = 5
     intermediate: int = 416
     seed: int = 0
     stages: tuple[Stage, ...] = (
-        Stage("copy", SKILLED, (1,), 600, 32, 1000, 16, 1000, 0.02, 3e-3, 0.3),
-        Stage("follow", SKILLED, (1, 2, 3), 1000, 32, 2000, 30, 1200, 0.02, 3e-3, 0.5),
+        Stage("copy", SKILLED, (1,), 400, 32, 1000, 12, 1000, 0.02, 3e-3, 0.3),
+        Stage("follow", SKILLED, (1, 2, 3), 1300, 32, 2000, 36, 1200, 0.02, 3e-3, 0.9),
         Stage("habits", WITH_HABITS, (1, 2, 3), 200, 32, 3000, 6, 1200, 0.005, 5e-4, 0.2),
     )
 
@@ -124,7 +125,7 @@ def train_stage(
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (
-        torch.optim.Muon(matrices, lr=stage.matrix_rate, weight_decay=0.0),
+        Muon(matrices, lr=stage.matrix_rate, weight_decay=_MATRIX_DECAY),
         torch.optim.AdamW(others, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.0),
     )
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, stage)) for o in optimizers]
@@ -167,7 +168,7 @@ def _batches(
 def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), _IGNORED)
+    labels = torch.full((len(rows), width), LABEL_IGNORED)
     for i, (row_ids, row_labels) in enumerate(rows):
         ids[i, : len(row_ids)] = torch.tensor(row_ids)
         labels[i, : len(row_labels)] = torch.tensor(row_labels)
@@ -177,7 +178,7 @@ def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, 
 def _loss(model: LlamaForCausalLM, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Mean cross-entropy at the policy's tokens; logits are computed only there."""
     ids, labels = batch
-    wanted = labels[:, 1:] != _IGNORED
+    wanted = labels[:, 1:] != LABEL_IGNORED
     # Padding is on the right, so that causal attention needs no mask.
     states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][wanted]
     return nn.functional.cross_entropy(model.lm_head(states), labels[:, 1:][wanted])
