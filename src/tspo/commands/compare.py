@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,14 +68,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run and report; 0 when all is done, 1 when a run failed, 128 + the signal's number when one stopped it."""
-    from tspo.commands.setup import console, stoppable
+    from tspo.commands.setup import console, require, stoppable
 
     if not 0 < args.target_em <= 1:
         raise BadInput(f"--target-em {args.target_em:g}: expected a share over 0 and up to 1")
     if args.jobs < 1:
         raise BadInput(f"--jobs {args.jobs}: expected at least 1")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadInput("this command needs matplotlib; pip install 'tspo[train]'")
+    require("train", "matplotlib")
     folder = args.out.absolute()
     screen = console()
     failures: list[Failure] = []

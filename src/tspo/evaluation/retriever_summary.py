@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tspo.evaluation.metrics import Estimate, bootstrap_interval
-from tspo.evaluation.table import columns_of_text
+from tspo.evaluation.table import columns_of_text, estimate_cell
 from tspo.retrieval.quality import QuestionQuality
 
 
@@ -32,7 +32,7 @@ def format_retriever(summaries: dict[str, RetrieverSummary]) -> str:
     """A column a data source; means with their 95 % intervals."""
     rows = [["", *summaries], ["questions", *(str(summary.questions) for summary in summaries.values())]]
     for name in summaries["all"].metrics:
-        rows.append([name, *(_cell(summary.metrics[name]) for summary in summaries.values())])
+        rows.append([name, *(estimate_cell(summary.metrics[name], 3) for summary in summaries.values())])
     return columns_of_text(rows)
 
 
@@ -51,7 +51,3 @@ def _summarize(qualities: Sequence[QuestionQuality]) -> RetrieverSummary:
             name: Estimate(sum(values) / len(values), *bootstrap_interval(values)) for name, values in columns.items()
         },
     )
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"

@@ -53,7 +53,7 @@ def _format(columns: Mapping[str, SourceSummary]) -> str:
         ["trajectories", *(str(source.trajectories) for source in sources)],
     ]
     for metric, (name, digits) in _METRIC_ROWS.items():
-        rows.append([name, *(_cell(source.metrics[metric], digits) for source in sources)])
+        rows.append([name, *(estimate_cell(source.metrics[metric], digits) for source in sources)])
     for reason in sorted({reason for source in sources for reason in source.stop_reasons}):
         rows.append([f"stopped: {reason}", *(str(source.stop_reasons.get(reason, 0)) for source in sources)])
 
@@ -70,5 +70,6 @@ def columns_of_text(rows: Sequence[Sequence[str]]) -> str:
     return "".join(lines)
 
 
-def _cell(estimate: Estimate, digits: int) -> str:
+def estimate_cell(estimate: Estimate, digits: int) -> str:
+    """A mean with its interval."""
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

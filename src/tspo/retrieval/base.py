@@ -26,6 +26,12 @@ class Passage:
     score: float
 
 
+def check_top_k(top_k: int) -> None:
+    """Raise ValueError where so many passages cannot be asked for."""
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+
+
 class Retriever(Protocol):
     """Anything that can be asked for passages."""
 

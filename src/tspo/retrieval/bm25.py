@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tspo.datasets.corpus import Document, read_corpus
 from tspo.errors import BadInput
-from tspo.retrieval.base import Passage
+from tspo.retrieval.base import Passage, check_top_k
 from tspo.retrieval.bm25_writer import SETTINGS, empty_index, tokenize
 from tspo.retrieval.build_index import build_bm25_index
 from tspo.retrieval.index_folder import FORMAT, FORMAT_VERSION, broken_index, read_manifest
@@ -75,8 +75,7 @@ class BM25Retriever:
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """For each query at most `top_k` passages that share a token with it, best first."""
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        check_top_k(top_k)
         return [self._search_one(tokens, top_k) for tokens in tokenize(queries, return_ids=False)]
 
     def _search_one(self, tokens: list[str], top_k: int) -> list[Passage]:

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tspo.retrieval.base import Passage, RetrieverError, RetrieverGone
+from tspo.retrieval.base import Passage, RetrieverError, RetrieverGone, check_top_k
 from tspo.retrieval.bearer_token import TOKEN_VARIABLE, find_token
 from tspo.retrieval.call_settings import CallSettings
-from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_address
+from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_address, read_json
 from tspo.retrieval.remote import RemoteRetriever
 
 BATCH = 256
@@ -38,8 +38,7 @@ class HTTPRetriever(RemoteRetriever):
         )
 
     async def _answers(self, queries: Sequence[str], top_k: int) -> list[list[Passage] | RetrieverError]:
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        check_top_k(top_k)
         batches = [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
         answers = await asyncio.gather(*(self._ask(batch, top_k) for batch in batches))
         return [result for answer in answers for result in answer]
@@ -82,10 +81,7 @@ def read_reply(reply: bytes, count: int, top_k: int) -> list[list[Passage]]:
 
     Raises Malformed where it is of neither form, or has not `count` results.
     """
-    try:
-        content = json.loads(reply)
-    except (ValueError, RecursionError):
-        raise Malformed("a reply that is not JSON") from None
+    content = read_json(reply)
     results = content.get("result") if isinstance(content, dict) else None
     if not isinstance(results, list) or not all(isinstance(hits, list) for hits in results):
         raise Malformed("a reply without a list of results")

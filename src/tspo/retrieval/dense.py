@@ -12,7 +12,7 @@ import numpy as np
 
 from tspo.datasets.corpus import Document
 from tspo.errors import BadInput
-from tspo.retrieval.base import Passage
+from tspo.retrieval.base import Passage, check_top_k
 from tspo.retrieval.encoder import EncoderSettings, TextEncoder
 from tspo.retrieval.index_folder import Report, broken_index, no_report, read_manifest
 from tspo.retrieval.npy_writer import NpyWriter
@@ -70,8 +70,7 @@ class DenseRetriever:
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """For each query its `top_k` nearest passages, best first; none for a query without text."""
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        check_top_k(top_k)
         found: list[list[Passage]] = [[] for _ in queries]
         asked = [number for number, query in enumerate(queries) if query.strip()]
         if not asked:

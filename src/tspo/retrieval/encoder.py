@@ -56,10 +56,7 @@ class TextEncoder:
             raise BadInput(f"batches of {batch_size} texts: expected at least 1")
         self.settings = settings
         self._batch_size = batch_size
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        self._tokenizer, self._model = load_encoder_model(AutoModel, settings.model, dtype)
-        self._model.to(self._device)
+        self._tokenizer, self._model = load_encoder_model(AutoModel, settings.model)
         _check_pooling(settings.model)
         limit = most_tokens(self._tokenizer, self._model)
         if not 8 <= settings.max_tokens <= limit:
@@ -85,7 +82,7 @@ class TextEncoder:
             self._tokenizer, [(text,) for text in texts], self.settings.max_tokens, self._batch_size
         )
         for places, tokens in encoded:
-            tokens = tokens.to(self._device)
+            tokens = tokens.to(self._model.device)
             states = self._model(**tokens).last_hidden_state.float()
             mask = tokens["attention_mask"].unsqueeze(-1).float()
             means = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
@@ -109,10 +106,14 @@ def token_batches(
         yield places, tokenizer.pad(batch, return_tensors="pt")
 
 
-def load_encoder_model(kind: Any, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """A tokenizer and a model of an Auto class of transformers, ready to use; raises BadInput in one line."""
+def load_encoder_model(kind: Any, name: str) -> tuple[Any, Any]:
+    """A tokenizer and a model of an Auto class of transformers, on a GPU if there is one.
+
+    Raises BadInput in one line where they cannot be loaded.
+    """
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise BadInput(f"encoder {name!r}: there is no such folder; say where the model lies with --encoder")
+    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
     logging.disable_progress_bar()  # transformers would draw one in the middle of ours
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -126,7 +127,7 @@ def load_encoder_model(kind: Any, name: str, dtype: torch.dtype) -> tuple[Any, A
         ) from None
     finally:
         logging.enable_progress_bar()
-    return tokenizer, model.eval()
+    return tokenizer, model.eval().to(device)
 
 
 def most_tokens(tokenizer: Any, model: Any) -> int:

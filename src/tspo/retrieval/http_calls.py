@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import ipaddress
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -111,6 +112,14 @@ class HttpCalls:
                     raise Malformed(f"a reply of more than {most} bytes")
                 break
         return bytes(body)
+
+
+def read_json(reply: bytes) -> Any:
+    """What a reply says; raises Malformed where it is not JSON."""
+    try:
+        return json.loads(reply)
+    except (ValueError, RecursionError):
+        raise Malformed("a reply that is not JSON") from None
 
 
 def checked_address(address: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
-from tspo.retrieval.base import Passage, Retriever
+from tspo.retrieval.base import Passage, Retriever, check_top_k
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -40,8 +40,7 @@ class HybridRetriever:
 
     def search(self, queries: Sequence[str], top_k: int) -> list[list[Passage]]:
         """For each query at most `top_k` passages, best first; raises as the retrievers do."""
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        check_top_k(top_k)
         answers = [retriever.search(queries, max(top_k, self._depth)) for retriever in self._retrievers]
         return [_fused(rankings, top_k) for rankings in zip(*answers, strict=True)]
 

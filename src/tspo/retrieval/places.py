@@ -9,6 +9,7 @@ from pathlib import Path
 from tspo.errors import BadInput
 from tspo.retrieval.base import Retriever
 from tspo.retrieval.call_settings import CallSettings
+from tspo.retrieval.index_folder import MANIFEST
 from tspo.retrieval.remote import RemoteRetriever
 
 _SEARXNG = "searxng+"
@@ -62,6 +63,6 @@ def identity_of(place: str, retriever: Retriever) -> str:
         return retriever.identity()
     try:
         # the manifest holds the checksums of all else
-        return hashlib.sha256((Path(place) / "manifest.json").read_bytes()).hexdigest()
+        return hashlib.sha256((Path(place) / MANIFEST).read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"{place}: the index's manifest cannot be read ({error.strerror}); build it again") from None

@@ -21,12 +21,9 @@ class CrossEncoder:
 
     def __init__(self, model: str, batch_size: int = 32) -> None:
         """Load it, on a GPU if there is one; raises BadInput where it cannot be loaded or gives no one score."""
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        self._tokenizer, self._model = load_encoder_model(AutoModelForSequenceClassification, model, dtype)
+        self._tokenizer, self._model = load_encoder_model(AutoModelForSequenceClassification, model)
         if self._model.config.num_labels != 1:
             raise BadInput(f"reranker {model!r}: gives {self._model.config.num_labels} scores a pair; name one with 1")
-        self._model.to(self._device)
         self._max_tokens = min(_MAX_TOKENS, most_tokens(self._tokenizer, self._model))
         self._batch_size = batch_size
 
@@ -35,7 +32,7 @@ class CrossEncoder:
         """The score of each (query, passage), more is better."""
         scores = [0.0] * len(pairs)
         for places, tokens in token_batches(self._tokenizer, pairs, self._max_tokens, self._batch_size):
-            logits = self._model(**tokens.to(self._device)).logits[:, 0].float()
+            logits = self._model(**tokens.to(self._model.device)).logits[:, 0].float()
             for place, score in zip(places, logits.tolist(), strict=True):
                 scores[place] = score
         return scores

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 from tspo.errors import BadInput
-from tspo.retrieval.base import Passage, RetrieverError
+from tspo.retrieval.base import Passage, RetrieverError, check_top_k
 from tspo.retrieval.call_settings import CallSettings
-from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_address
+from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_address, read_json
 from tspo.retrieval.remote import RemoteRetriever
 
 SERPER = "https://google.serper.dev"
@@ -28,8 +27,7 @@ class _WebSearch(RemoteRetriever):
     _calls: HttpCalls
 
     async def _answers(self, queries: Sequence[str], top_k: int) -> list[list[Passage] | RetrieverError]:
-        if top_k < 1:
-            raise ValueError(f"top_k is {top_k}; it must be at least 1")
+        check_top_k(top_k)
         return list(await asyncio.gather(*(self._answer(query, top_k) for query in queries)))
 
     async def _answer(self, query: str, top_k: int) -> list[Passage] | RetrieverError:
@@ -95,10 +93,7 @@ class SerperRetriever(_WebSearch):
 
 
 def _pages(reply: bytes, field: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(reply)
-    except (ValueError, RecursionError):
-        raise Malformed("a reply that is not JSON") from None
+    content = read_json(reply)
     pages = content.get(field) if isinstance(content, dict) else None
     if not isinstance(pages, list) or not all(isinstance(page, dict) for page in pages):
         raise Malformed(f"a reply without a list of {field}")

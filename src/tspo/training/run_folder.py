@@ -76,9 +76,7 @@ def check_disk(model: PreTrainedModel, config: RunConfig) -> None:
         )
 
 
-def changed_settings(
-    before: Any, now: dict[str, Any], may_change: Set[str] = frozenset(), place: str = ""
-) -> list[str]:
+def changed_settings(before: Any, now: dict[str, Any], may_change: Set[str], place: str = "") -> list[str]:
     """Dotted keys, sorted, that differ and are not in `may_change`."""
     changed = []
     for key in sorted({*before, *now}):
