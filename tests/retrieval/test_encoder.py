@@ -24,7 +24,7 @@ def folder(tiny_bert):
 
 @pytest.fixture
 def encoder(folder):
-    return TextEncoder(encoder_settings(folder, max_tokens=16))
+    return TextEncoder(encoder_settings(folder, max_tokens=16), dtype=torch.float32)
 
 
 def by_hand(folder, text):
@@ -45,8 +45,15 @@ def test_vectors_are_means_of_length_one_in_the_order_of_the_texts(encoder, fold
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_padding_changes_nothing(encoder, folder, batch_size):
-    batched = TextEncoder(encoder.settings, batch_size).encode_passages(TEXTS * 3)
+    batched = TextEncoder(encoder.settings, batch_size, torch.float32).encode_passages(TEXTS * 3)
     np.testing.assert_allclose(batched, np.tile(encoder.encode_passages(TEXTS), (3, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+def test_less_precision_moves_the_vectors_little(encoder, dtype):
+    quick = TextEncoder(encoder.settings, dtype=dtype).encode_passages(TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(quick, axis=1), 1, atol=1e-5)
+    assert np.all(np.sum(quick * encoder.encode_passages(TEXTS), axis=1) > 0.999)
 
 
 def test_no_texts_no_vectors(encoder):

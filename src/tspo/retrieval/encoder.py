@@ -50,13 +50,16 @@ def encoder_settings(
 class TextEncoder:
     """Encodes queries and passages; one thread may use it at a time."""
 
-    def __init__(self, settings: EncoderSettings, batch_size: int = 64) -> None:
-        """Load the model, on a GPU if there is one; raises BadInput where it cannot be loaded or used."""
+    def __init__(self, settings: EncoderSettings, batch_size: int = 64, dtype: torch.dtype | None = None) -> None:
+        """Load the model, on a GPU if there is one; raises BadInput where it cannot be loaded or used.
+
+        `dtype` is that of its weights; None: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32.
+        """
         if batch_size < 1:
             raise BadInput(f"batches of {batch_size} texts: expected at least 1")
         self.settings = settings
         self._batch_size = batch_size
-        self._tokenizer, self._model = load_encoder_model(AutoModel, settings.model)
+        self._tokenizer, self._model = load_encoder_model(AutoModel, settings.model, dtype or _quick_dtype())
         _check_pooling(settings.model)
         limit = most_tokens(self._tokenizer, self._model)
         if not 8 <= settings.max_tokens <= limit:
@@ -106,14 +109,13 @@ def token_batches(
         yield places, tokenizer.pad(batch, return_tensors="pt")
 
 
-def load_encoder_model(kind: Any, name: str) -> tuple[Any, Any]:
+def load_encoder_model(kind: Any, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """A tokenizer and a model of an Auto class of transformers, on a GPU if there is one.
 
     Raises BadInput in one line where they cannot be loaded.
     """
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise BadInput(f"encoder {name!r}: there is no such folder; say where the model lies with --encoder")
-    device, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
     logging.disable_progress_bar()  # transformers would draw one in the middle of ours
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -127,7 +129,15 @@ def load_encoder_model(kind: Any, name: str) -> tuple[Any, Any]:
         ) from None
     finally:
         logging.enable_progress_bar()
-    return tokenizer, model.eval().to(device)
+    return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _quick_dtype() -> torch.dtype:
+    """What the machine multiplies fastest; means and lengths are taken in float32 all the same."""
+    if torch.cuda.is_available():
+        return torch.float16
+    cpu = torch.cpu.get_capabilities()
+    return torch.bfloat16 if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else torch.float32
 
 
 def most_tokens(tokenizer: Any, model: Any) -> int:

@@ -21,7 +21,9 @@ class CrossEncoder:
 
     def __init__(self, model: str, batch_size: int = 32) -> None:
         """Load it, on a GPU if there is one; raises BadInput where it cannot be loaded or gives no one score."""
-        self._tokenizer, self._model = load_encoder_model(AutoModelForSequenceClassification, model)
+        # bfloat16's 8 bits would make scores tie
+        dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+        self._tokenizer, self._model = load_encoder_model(AutoModelForSequenceClassification, model, dtype)
         if self._model.config.num_labels != 1:
             raise BadInput(f"reranker {model!r}: gives {self._model.config.num_labels} scores a pair; name one with 1")
         self._max_tokens = min(_MAX_TOKENS, most_tokens(self._tokenizer, self._model))

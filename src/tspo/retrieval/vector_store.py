@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tspo.errors import BadInput
 from tspo.retrieval.index_folder import Report, broken_index, no_report
+from tspo.retrieval.npy_reader import NpyReader
 from tspo.retrieval.npy_writer import NpyWriter
 
 MODES = ("exact", "int8", "hnsw", "ivf-pq")
@@ -35,8 +36,8 @@ _LEAST_FOR_IVF = 10_000  # 256 centroids a number need about 39 vectors each
 
 _HNSW_NEIGHBOURS = 16
 _HNSW_BUILD_WIDTH = 100
-_HNSW_SEARCH_WIDTH = 128
-_LISTS_SEARCHED = 32
+_HNSW_SEARCH_WIDTH = 256
+_LISTS_SEARCHED = 128
 _COMPARED_AGAIN = 100
 
 _Found = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -80,17 +81,17 @@ def build_store(folder: Path, mode: str, report: Report = no_report) -> None:
 
     The vectors are learned from and added in chunks: memory holds what is searched, and one sample.
     """
-    vectors: NDArray[np.float32] = np.load(folder / _VECTORS, mmap_mode="r")
-    check_mode(mode, len(vectors))
+    vectors = NpyReader(folder / _VECTORS)
+    size, dimensions = vectors.shape
+    check_mode(mode, size)
     if mode == "exact":
         return
-    index = _untrained(mode, *vectors.shape)
-    rows = np.random.default_rng(0).choice(len(vectors), min(len(vectors), _SAMPLE), replace=False)
+    index = _untrained(mode, size, dimensions)
     report("training", 0, None)
-    index.train(np.asarray(vectors[np.sort(rows)]))
-    for start in range(0, len(vectors), _CHUNK):
-        index.add(np.array(vectors[start : start + _CHUNK]))
-        report("vectors", index.ntotal, len(vectors))
+    index.train(vectors.take(np.sort(np.random.default_rng(0).choice(size, min(size, _SAMPLE), replace=False))))
+    for start in range(0, size, _CHUNK):
+        index.add(vectors.read(start, start + _CHUNK))
+        report("vectors", index.ntotal, size)
     try:
         faiss.write_index(index, str(folder / _INDEX))
     except RuntimeError as error:
@@ -106,13 +107,15 @@ def open_store(folder: Path, mode: str) -> VectorStore:
     check_mode(mode)
     try:
         if mode == "exact":
-            vectors = np.asarray(np.load(folder / _VECTORS, mmap_mode="r"))
-            return VectorStore(*_shape(vectors, np.float32), _exact_search(vectors))
+            mapped = np.asarray(np.load(folder / _VECTORS, mmap_mode="r"))
+            if mapped.ndim != 2 or mapped.dtype != np.float32:
+                raise ValueError("its vectors are not what they should be")
+            return VectorStore(len(mapped), mapped.shape[1], _exact_search(mapped))
         index = faiss.read_index(str(folder / _INDEX), faiss.IO_FLAG_MMAP_IFC)
         if mode != "ivf-pq":
             return VectorStore(index.ntotal, index.d, _hnsw_search(index) if mode == "hnsw" else index.search)
-        vectors = np.asarray(np.load(folder / _VECTORS, mmap_mode="r"))
-        if _shape(vectors, np.float16) != (index.ntotal, index.d):
+        vectors = NpyReader(folder / _VECTORS)
+        if vectors.dtype != np.float16 or vectors.shape != (index.ntotal, index.d):
             raise ValueError("its vectors are not those of its index")
         return VectorStore(index.ntotal, index.d, _ivf_search(index, vectors))
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
@@ -154,7 +157,7 @@ def _hnsw_search(index: Any) -> Callable[[NDArray[np.float32], int], _Found]:
     return search
 
 
-def _ivf_search(index: Any, vectors: NDArray[np.float16]) -> Callable[[NDArray[np.float32], int], _Found]:
+def _ivf_search(index: Any, vectors: NpyReader) -> Callable[[NDArray[np.float32], int], _Found]:
     index.nprobe = min(_LISTS_SEARCHED, index.nlist)
 
     def search(queries: NDArray[np.float32], top_k: int) -> _Found:
@@ -164,7 +167,7 @@ def _ivf_search(index: Any, vectors: NDArray[np.float16]) -> Callable[[NDArray[n
         best = np.full((len(queries), top_k), -1, dtype=np.int64)
         for number, query in enumerate(queries):
             found = np.sort(places[number][places[number] >= 0])
-            products = vectors[found].astype(np.float32) @ query
+            products = vectors.take(found).astype(np.float32) @ query
             order = np.argsort(-products, kind="stable")[:top_k]
             scores[number, : len(order)] = products[order]
             best[number, : len(order)] = found[order]
@@ -173,16 +176,11 @@ def _ivf_search(index: Any, vectors: NDArray[np.float16]) -> Callable[[NDArray[n
     return search
 
 
-def _halve(path: Path, vectors: NDArray[np.float32]) -> None:
+def _halve(path: Path, vectors: NpyReader) -> None:
     """Rewrite a file of vectors with 16 bits a number."""
     halved = path.with_name("halved.tmp")
-    with NpyWriter(halved, np.float16, vectors.shape[1:]) as writer:
-        for start in range(0, len(vectors), _CHUNK):
-            writer.append(vectors[start : start + _CHUNK])
+    size, dimensions = vectors.shape
+    with NpyWriter(halved, np.float16, (dimensions,)) as writer:
+        for start in range(0, size, _CHUNK):
+            writer.append(vectors.read(start, start + _CHUNK))
     os.replace(halved, path)
-
-
-def _shape(vectors: NDArray[Any], dtype: type) -> tuple[int, int]:
-    if vectors.ndim != 2 or vectors.dtype != dtype:
-        raise ValueError("its vectors are not what they should be")
-    return len(vectors), vectors.shape[1]

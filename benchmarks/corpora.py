@@ -1,0 +1,50 @@
+"""What retrieval is measured on: real questions and passages where they are, and embedded worlds of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspo.datasets.corpus import normalise_title
+from tspo.datasets.questions import Question, read_questions
+from tspo.datasets.world.files import WorldSettings, world_files
+
+WIKI_QA = Path(__file__).resolve().parents[1] / "../shared/data/wiki-qa"
+SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1m": 1_000_000}
+NAMES = ("wiki-qa", *SIZES)
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A file of passages, and questions whose supporting titles are among them."""
+
+    name: str
+    path: Path
+    questions: list[Question]
+
+    @property
+    def queries(self) -> list[str]:
+        """The questions as they stand."""
+        return [question.question for question in self.questions]
+
+
+def corpus(name: str, cache: Path) -> Corpus:
+    """A corpus by its name in NAMES; worlds are made in `cache`, their questions have one hop."""
+    if name in SIZES:
+        world = world_files(WorldSettings(SIZES[name], 1, 300, (1,), 0), cache / "worlds")
+        return Corpus(name, world.corpus, read_questions([world.test]))
+    paths = sorted(path for path in WIKI_QA.glob("*.jsonl") if path.name != "corpus.jsonl")
+    if not paths:
+        raise SystemExit(f"wiki-qa: not found at {WIKI_QA.resolve()}; choose among: {', '.join(SIZES)}")
+    questions = [question for question in read_questions(paths) if question.supporting_titles]
+    return Corpus(name, WIKI_QA / "corpus.jsonl", questions)
+
+
+def recall(questions: Sequence[Question], found: Sequence[Sequence[str]]) -> float:
+    """The mean over questions of the share of supporting titles among the titles `found`."""
+    shares = []
+    for question, titles in zip(questions, found, strict=True):
+        wanted = {normalise_title(title) for title in question.supporting_titles}
+        shares.append(len(wanted & {normalise_title(title) for title in titles}) / len(wanted))
+    return sum(shares) / len(shares)
