@@ -12,11 +12,11 @@ from typing import Any
 
 import bm25s
 import numpy as np
-from numpy.typing import NDArray
 
 from tspo.datasets.corpus import Document, read_corpus
 from tspo.errors import BadInput
 from tspo.retrieval.base import Passage, check_top_k
+from tspo.retrieval.bm25_ranking import best_passages
 from tspo.retrieval.bm25_writer import SETTINGS, empty_index, tokenize
 from tspo.retrieval.build_index import build_bm25_index
 from tspo.retrieval.index_folder import FORMAT, FORMAT_VERSION, broken_index, read_manifest
@@ -80,18 +80,11 @@ class BM25Retriever:
 
     def _search_one(self, tokens: list[str], top_k: int) -> list[Passage]:
         token_ids = self._index.get_tokens_ids(tokens)
-        if not token_ids:
-            return []
-        scores: NDArray[np.float32] = self._index.get_scores_from_ids(token_ids)
-        found = np.flatnonzero(scores)
-        if len(found) > top_k:
-            # everything that ties with the last place stays, so that the stable sort decides by corpus order
-            found = found[scores[found] >= np.partition(scores[found], -top_k)[-top_k]]
-        ranked = found[np.argsort(-scores[found], kind="stable")][:top_k]
+        places, scores = best_passages(self._index.scores, np.asarray(token_ids, dtype=np.int64), top_k)
         passages = []
-        for position in ranked.tolist():
-            document = self._documents[position]
-            passages.append(Passage(document.id, document.contents, float(scores[position])))
+        for place, score in zip(places.tolist(), scores.tolist(), strict=True):
+            document = self._documents[place]
+            passages.append(Passage(document.id, document.contents, score))
         return passages
 
 

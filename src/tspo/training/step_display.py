@@ -14,6 +14,7 @@ from tspo.training.sample_display import sample_lines
 from tspo.training.signals import StopRequest
 
 _SHOWN = (
+    ("reward", "turn_reward", ".3f"),
     ("EM", "exact_match", ".3f"),
     ("near miss", "near_miss_share", ".3f"),
     ("answer found", "answer_in_feedback", ".3f"),
