@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 _LARGE = 50_000
 """Passages from which on scoring all of them takes longer than looking for the few."""
 
-_FEW = 20_000
-"""Postings of rare tokens that are looked at together."""
+_SHARE = 40
+"""One posting of rare tokens for so many passages is looked at: with more of them, scoring all is as quick."""
 
 _ROUNDING = 1.001
 """More than float32 sums can be off by."""
@@ -47,7 +47,7 @@ def _among_rare(index: Mapping[str, Any], tokens: NDArray[np.int64], top_k: int)
     having = index["indptr"][tokens + 1] - index["indptr"][tokens]
     order = np.argsort(having, kind="stable")
     is_rare = np.zeros(len(tokens), dtype=np.bool_)
-    is_rare[order] = np.cumsum(having[order]) <= _FEW
+    is_rare[order] = np.cumsum(having[order]) <= index["num_docs"] // _SHARE
     if not is_rare.any():
         return None
     places = np.unique(np.concatenate([_postings(index, token)[0] for token in tokens[is_rare]]))
