@@ -42,8 +42,18 @@ def error_of(path, *overrides):
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])
 def test_every_config_of_the_repository_loads(path):
     config = load_config(path)
-    assert config.data.corpus.is_absolute()
+    assert config.data.world is not None or config.data.corpus.is_absolute()
     assert config.rollout.prompt.count("{question}") == 1
+
+
+def test_the_near_miss_setting_is_the_default_run_with_the_spec_s_credit():
+    near_miss = load_config(next(path for path in CONFIGS if path.name == "embedded-near-miss.yaml"))
+    default = load_config(default_config_path())
+    assert near_miss.credit == CreditSection()
+    for name in ("model", "rollout"):
+        assert getattr(near_miss, name) == getattr(default, name)
+    kept = near_miss.training.model_copy(update={"steps": default.training.steps})
+    assert kept == default.training
 
 
 def test_there_are_configs():
