@@ -31,6 +31,8 @@ class Corpus:
 
 def corpus(name: str, cache: Path) -> Corpus:
     """A corpus by its name in NAMES; worlds are made in `cache`, their questions have one hop."""
+    if name not in NAMES:
+        raise SystemExit(f"{name}: no such corpus; choose among: {', '.join(NAMES)}")
     if name in SIZES:
         world = world_files(WorldSettings(SIZES[name], 1, 300, (1,), 0), cache / "worlds")
         return Corpus(name, world.corpus, read_questions([world.test]))
