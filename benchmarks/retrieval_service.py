@@ -37,8 +37,8 @@ ROUNDS, SECONDS, TOP_K = 3, 5.0, 3
 PLAIN = "plain (flat FAISS)"
 SERVED = ("exact", "int8", "hnsw", "bm25")
 
-HEADER = f"""\
-Each client sends one query a request and waits for the answer; servers take turns, {ROUNDS} rounds of {SECONDS:g} s
+HEADER = """\
+Each client sends one query a request and waits for the answer; servers take turns, {rounds} rounds of {seconds:g} s
 each. q/s: answers a second, the median of the rounds, [least, greatest]; ratio: to the plain server's; p50, p99:
 milliseconds. resident: MB of the server after all rounds, libraries and mapped files included. The clients run on the
 same machine.
@@ -145,7 +145,9 @@ def resident(process: subprocess.Popen[bytes]) -> float:
     return int(status.partition("VmRSS:")[2].split()[0]) / 1e3
 
 
-def measure(on: Corpus, encoder: Path, vectors: Path, folder: Path) -> tuple[dict[str, dict[int, Rounds]], list[float]]:
+def measure(
+    on: Corpus, encoder: Path, vectors: Path, folder: Path, count: int
+) -> tuple[dict[str, dict[int, Rounds]], list[float]]:
     """Rounds by server and clients, and each server's memory."""
     names = [PLAIN, *SERVED]
     for mode in SERVED:
@@ -162,7 +164,7 @@ def measure(on: Corpus, encoder: Path, vectors: Path, folder: Path) -> tuple[dic
             processes.append(stack.enter_context(running([sys.executable, *rest], port)))
             clients_process.call("round", port, 4, 1.0)  # not counted
         for clients in CLIENTS:
-            for _ in range(ROUNDS):
+            for _ in range(count):
                 for name, port in ports.items():
                     rate, ms = clients_process.call("round", port, clients, SECONDS)
                     found[name][clients].rates.append(rate)
@@ -196,15 +198,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", default="wiki-qa", help=f"among {', '.join(NAMES)}")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "tspo-benchmarks")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each server and number of clients ({ROUNDS})")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
-    print(HEADER)
+    print(HEADER.format(rounds=args.rounds, seconds=SECONDS))
     for name in args.corpora.split(","):
         on = corpus(name, args.cache)
         encoder = "minilm" if name == "wiki-qa" else "minilm-1"
         vectors = in_own_process(vectors_of, on, encoder, args.cache)
         with tempfile.TemporaryDirectory(dir=args.cache) as folder:
-            found, memory = measure(on, encoder_folder(encoder, args.cache), vectors, Path(folder))
+            found, memory = measure(on, encoder_folder(encoder, args.cache), vectors, Path(folder), args.rounds)
         print_table(f"{name}: {len(np.load(vectors, mmap_mode='r')):,} passages, encoder {encoder}", found, memory)
 
 
