@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 from tspo.datasets.corpus import normalise_title
 from tspo.datasets.questions import Question, read_questions
 from tspo.datasets.world.files import WorldSettings, world_files
+from tspo.retrieval.quality import recall_at
 
 WIKI_QA = Path(__file__).resolve().parents[1] / "../shared/data/wiki-qa"
 SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1m": 1_000_000}
@@ -29,6 +32,20 @@ class Corpus:
         return [question.question for question in self.questions]
 
 
+def arguments(description: str | None, corpora: str) -> argparse.ArgumentParser:
+    """What every benchmark of retrieval takes: `corpora`, those measured unless others are named, and a cache."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", default=corpora, help=f"among {', '.join(NAMES)}")
+    parser.add_argument("--cache", type=_folder, default=f"{tempfile.gettempdir()}/tspo-benchmarks")
+    return parser
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def corpus(name: str, cache: Path) -> Corpus:
     """A corpus by its name in NAMES; worlds are made in `cache`, their questions have one hop."""
     if name not in NAMES:
@@ -47,6 +64,6 @@ def recall(questions: Sequence[Question], found: Sequence[Sequence[str]]) -> flo
     """The mean over questions of the share of supporting titles among the titles `found`."""
     shares = []
     for question, titles in zip(questions, found, strict=True):
-        wanted = {normalise_title(title) for title in question.supporting_titles}
-        shares.append(len(wanted & {normalise_title(title) for title in titles}) / len(wanted))
+        known, wanted = ([normalise_title(title) for title in some] for some in (titles, question.supporting_titles))
+        shares.append(recall_at(known, wanted, len(known)))
     return sum(shares) / len(shares)

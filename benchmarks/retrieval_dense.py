@@ -6,7 +6,6 @@ python benchmarks/retrieval_dense.py --corpora wiki-qa,10k,100k,1m --cache FOLDE
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -19,8 +18,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from corpora import NAMES, Corpus, corpus
-from encoders import encoder_folder
+from corpora import Corpus, arguments, corpus
+from encoders import encoder_folder, encoder_for
 from tspo.datasets.corpus import read_corpus
 from tspo.retrieval.encoder import TextEncoder, encoder_settings
 from tspo.retrieval.vector_store import MODES, build_store, open_store, vectors_file
@@ -157,14 +156,11 @@ def print_table(title: str, found: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     """Print a table a corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", default="wiki-qa,10k", help=f"among {', '.join(NAMES)}")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "tspo-benchmarks")
-    args = parser.parse_args()
+    args = arguments(__doc__, "wiki-qa,10k").parse_args()
     print(HEADER)
     for name in args.corpora.split(","):
         on = corpus(name, args.cache)
-        encoder = "minilm" if name == "wiki-qa" else "minilm-1"
+        encoder = encoder_for(name)
         vectors = in_own_process(vectors_of, on, encoder, args.cache)
         queries = in_own_process(query_vectors, on, encoder, args.cache)
         count = len(np.load(vectors, mmap_mode="r"))

@@ -6,7 +6,6 @@ python benchmarks/retrieval_service.py --corpora wiki-qa,10k,100k,1m --cache FOL
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -24,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from corpora import NAMES, Corpus, corpus
-from encoders import encoder_folder
+from corpora import Corpus, arguments, corpus
+from encoders import encoder_folder, encoder_for
 from retrieval_dense import vectors_of
 from tspo.datasets.corpus import read_corpus
 from tspo.retrieval.build_index import build_bm25_index, build_dense_index
@@ -195,16 +194,13 @@ def print_table(title: str, found: dict[str, dict[int, Rounds]], memory: Sequenc
 
 def main() -> None:
     """Print a table a corpus."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpora", default="wiki-qa", help=f"among {', '.join(NAMES)}")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "tspo-benchmarks")
+    parser = arguments(__doc__, "wiki-qa")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each server and number of clients ({ROUNDS})")
     args = parser.parse_args()
-    args.cache.mkdir(parents=True, exist_ok=True)
     print(HEADER.format(rounds=args.rounds, seconds=SECONDS))
     for name in args.corpora.split(","):
         on = corpus(name, args.cache)
-        encoder = "minilm" if name == "wiki-qa" else "minilm-1"
+        encoder = encoder_for(name)
         vectors = in_own_process(vectors_of, on, encoder, args.cache)
         with tempfile.TemporaryDirectory(dir=args.cache) as folder:
             found, memory = measure(on, encoder_folder(encoder, args.cache), vectors, Path(folder), args.rounds)
