@@ -33,9 +33,19 @@ class Malformed(Exception):
 class HttpCalls:
     """Calls to the service at `address`; all of them from one event loop."""
 
-    def __init__(self, address: str, settings: CallSettings, headers: Mapping[str, str], when_denied: str) -> None:
-        """`when_denied` says what to do about 401 and 403."""
+    def __init__(
+        self,
+        address: str,
+        settings: CallSettings,
+        headers: Mapping[str, str],
+        when_denied: str,
+        service: str = "search service",
+        verb: str = "search",
+    ) -> None:
+        """`when_denied` says what to do about 401 and 403; `service` and `verb` what is asked of whom."""
         self.address = address
+        self._service = service
+        self._verb = verb
         self._settings = settings
         self._when_denied = when_denied
         self._client = httpx.AsyncClient(
@@ -95,11 +105,11 @@ class HttpCalls:
             return _Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         status = reply.status_code
         if status in (404, 405, 501) or status < 400:
-            raise RetrieverGone(f"{self.address}: no search service at this address ({reason}); give its address")
+            raise RetrieverGone(f"{self.address}: no {self._service} at this address ({reason}); give its address")
         if status in (429, 408) or status >= 500:
             return _Failed(reason, status, _retry_after(reply.headers.get("retry-after")))
         if status in (401, 403):
-            raise RetrieverGone(f"{self.address}: will not let us search ({reason}); {self._when_denied}")
+            raise RetrieverGone(f"{self.address}: will not let us {self._verb} ({reason}); {self._when_denied}")
         self._outage.goes_on(reason)
         raise Refused(reason)
 

@@ -6,19 +6,22 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+Finish = Literal["stop", "end", "length"]
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """The policy's tokens of one turn, with the log-probability (natural log) each was sampled with.
 
+    `logprobs` is None where the sampler does not know them: such a turn can be evaluated, not trained on.
     `finish` is "stop" where the policy closed a search or an answer, "end" where it sampled an end token,
     and "length" where it reached the limit.
     """
 
     token_ids: list[int]
-    logprobs: list[float]
+    logprobs: list[float] | None
     text: str
-    finish: Literal["stop", "end", "length"]
+    finish: Finish
 
 
 class Session(Protocol):
@@ -31,6 +34,14 @@ class Session(Protocol):
 
 class Sampler(Protocol):
     """Samples many sessions side by side."""
+
+    def refresh(self) -> None:
+        """Take over the weights of the model it was made from; no session may be open."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds; nothing can be sampled any more."""
+        ...
 
     def session(self, seed: str) -> AbstractAsyncContextManager[Session]:
         """A new session, once there is room for it; equal seeds sample equal texts."""

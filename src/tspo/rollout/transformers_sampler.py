@@ -12,16 +12,16 @@ import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from tspo.errors import BadInput
-from tspo.protocol import ends_turn
 from tspo.rollout.codec import Codec
 from tspo.rollout.kv_cache import RowCache
+from tspo.rollout.room import Room
 from tspo.rollout.sampler import Sampled
+from tspo.rollout.turns import turn_end
 
 _PREFILL_TOKENS = 4096
 """Tokens, padding included, of one prefill pass; bounds the memory that a burst of prompts takes."""
@@ -71,14 +71,12 @@ class TransformersSampler:
         self.codec = codec
         self.temperature = temperature
         self._capacity = capacity
-        self._max_rows = rows
         self._source = model
         self._model = model if dtype in (None, model.dtype) else _copy_as(model, dtype)
         self._adds_mask = attention == "eager"
         self._cache = RowCache(rows, capacity)
         self._rows: list[_Row] = []
-        self._room: asyncio.Semaphore | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room = Room(rows)
         self._engine: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
@@ -88,13 +86,14 @@ class TransformersSampler:
                 for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
                     mine.copy_(theirs)
 
+    def close(self) -> None:
+        """See `Sampler`: lets go of the key-value cache."""
+        self._cache = RowCache(0, 0)
+
     @asynccontextmanager
     async def session(self, seed: str) -> AsyncIterator[_Session]:
         """See `Sampler`; all sessions of a sampler belong to one event loop at a time."""
-        loop = asyncio.get_running_loop()
-        if self._room is None or self._loop is not loop:
-            self._room, self._loop = asyncio.Semaphore(self._max_rows), loop
-        async with self._room:
+        async with self._room.place():
             row = _Row(index=len(self._rows), random=random.Random(seed))
             self._rows.append(row)
             try:
@@ -235,18 +234,11 @@ class TransformersSampler:
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.unseen = [token]
-            if finish := self._finish(row, token):
+            if finish := turn_end(row.token_ids, row.max_tokens, self.codec):
                 assert row.turn is not None
                 text = self.codec.decode(row.token_ids)
                 row.turn.set_result(Sampled(row.token_ids, row.logprobs, text, finish))
                 row.turn = None
-
-    def _finish(self, row: _Row, token: int) -> Literal["stop", "end", "length"] | None:
-        if token in self.codec.eos_token_ids:
-            return "end"
-        if token in self.codec.closing_token_ids and ends_turn(self.codec.decode(row.token_ids)):
-            return "stop"
-        return "length" if len(row.token_ids) >= row.max_tokens else None
 
 
 @dataclass(frozen=True, slots=True)

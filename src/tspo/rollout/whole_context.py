@@ -1,0 +1,32 @@
+"""Sessions for engines that keep no session: every turn is asked for with all that came before it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from tspo.rollout.sampler import Sampled
+from tspo.rollout.turns import turn_seed
+
+Ask = Callable[[list[int], int, int], Awaitable[Sampled]]
+"""Called with the whole context, the most tokens of the turn, and its seed."""
+
+
+class WholeContext:
+    """A `Session` that remembers its tokens; the engine's prefix cache, if it has one, spares their computation."""
+
+    def __init__(self, seed: str, capacity: int, ask: Ask) -> None:
+        self._seed = seed
+        self._capacity = capacity
+        self._ask = ask
+        self._context: list[int] = []
+        self._turns = 0
+
+    async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
+        """See `Session`."""
+        self._context += new_token_ids
+        if max_tokens < 1 or len(self._context) + max_tokens > self._capacity:
+            raise ValueError(f"{len(self._context)} + {max_tokens} tokens do not fit in {self._capacity}")
+        sampled = await self._ask(self._context, max_tokens, turn_seed(self._seed, self._turns))
+        self._turns += 1
+        self._context += sampled.token_ids
+        return sampled
