@@ -63,40 +63,39 @@ def tiny_tokenizer() -> Any:
     )
 
 
-def random_llama(tokenizer: Any, heads: int) -> Any:
-    """A random Llama in float32 with a hidden size of 64, the same in every session."""
+@pytest.fixture(scope="session")
+def random_llama() -> Callable[..., Any]:
+    """A function that makes a random Llama in float32 with a hidden size of 64, always the same."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        max_position_embeddings=4096,
-        initializer_range=0.1,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return transformers.LlamaForCausalLM(config).eval()
+
+    def make(tokenizer: Any, heads: int) -> Any:
+        config = transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
+            max_position_embeddings=4096,
+            initializer_range=0.1,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            dtype="float32",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return transformers.LlamaForCausalLM(config).eval()
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_tokenizer: Any) -> Any:
+def tiny_model(tiny_tokenizer: Any, random_llama: Callable[..., Any]) -> Any:
     """A random Llama in float32, the same in every session; no test may change it: copy it first."""
     return random_llama(tiny_tokenizer, heads=4)
-
-
-@pytest.fixture(scope="session")
-def wide_model(tiny_tokenizer: Any) -> Any:
-    """As `tiny_model`, but with heads of 32, the least that vLLM takes on a CPU."""
-    return random_llama(tiny_tokenizer, heads=2)
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunConfig]:
 def groups(config: RunConfig) -> list[Trajectory]:
     """Five trajectories for each of thirty questions, as the default run would sample them."""
     materials = read_materials(config)
-    model = load_model(config.model).eval()
-    loop = agent_loop(model, materials.codec, materials.retriever, config, temperature=config.rollout.temperature)
-    return run_questions(loop, materials.test, samples=5, seed=0, console=Console(quiet=True), label="test")
+    temperature = config.rollout.temperature
+    with agent_loop(config.model, materials.codec, materials.retriever, config, temperature=temperature) as loop:
+        return run_questions(loop, materials.test, samples=5, seed=0, console=Console(quiet=True), label="test")
 
 
 def test_the_default_is_the_recipes_setting(config: RunConfig) -> None:

@@ -80,6 +80,17 @@ class QueryCacheSection(_Section):
     )
 
 
+class ServerSection(_Section):
+    """The OpenAI-compatible server of `rollout.sampler=openai`; it serves the model whose tokenizer `model` has."""
+
+    url: str = Field(description="its address up to and with /v1")
+    model: str = Field(description="the name under which it serves the model")
+    api_key_variable: str | None = Field(
+        default=None, description="environment variable that holds the key; empty: no key is sent"
+    )
+    timeout_seconds: float = Field(default=600.0, gt=0, description="for one turn, retries and all; then the run ends")
+
+
 class RolloutSection(_Section):
     """Where an episode ends, and how many run side by side."""
 
@@ -105,6 +116,15 @@ class RolloutSection(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="precision of sampling; empty: the model's own"
     )
+    sampler: Literal["auto", "transformers", "vllm", "openai"] = Field(
+        default="auto",
+        description="what samples from the policy; auto: vllm where there is a GPU and vLLM is installed, else "
+        "transformers; openai: a server, for evaluation only",
+    )
+    vllm: dict[str, Any] = Field(
+        default={}, description="fields of vLLM's AsyncEngineArgs: gpu_memory_utilization, tensor_parallel_size, ..."
+    )
+    server: ServerSection | None = Field(default=None, description="the server that rollout.sampler=openai asks")
     prompt: str = Field(default=PROMPT, description="the prompt, with {question} once; default: Search-R1's")
 
     def limits(self) -> Limits:
@@ -213,6 +233,8 @@ class RunConfig(_Section):
                 )
             if self.rollout.query_cache is not None:
                 raise ValueError("rollout.query_cache: BM25 in this process needs none; it is for rollout.retriever")
+        if (self.rollout.sampler == "openai") != (self.rollout.server is not None):
+            raise ValueError("rollout.server: goes with rollout.sampler=openai, which needs its url and model")
         trajectories = self.training.groups_per_step * self.training.group_size
         if trajectories % self.training.micro_batch:
             raise ValueError(

@@ -88,6 +88,10 @@ class HttpCalls:
                     await asyncio.sleep(pause)
                     delay = min(delay * 2, self._settings.longest_delay)
 
+    async def close(self) -> None:
+        """End the connections."""
+        await self._client.aclose()
+
     async def _attempt(
         self, method: str, url: str, read: Callable[[bytes], T], request: dict[str, Any], ends: float
     ) -> T | _Failed:

@@ -65,6 +65,13 @@ class Codec:
         """The token ids of a turn written for the policy (a demonstration); its tags are real tags."""
         return self._trusted(text)
 
+    def reported(self, text: str) -> list[int]:
+        """The token ids of a turn that a server says the policy wrote: its tags are real tags, nothing else is special.
+
+        Not always those that were sampled: a text has several tokenizations.
+        """
+        return self._split(_HALF_PAIR.sub("\ufffd", text))
+
     def feedback(self, contents: Sequence[str], max_tokens: int) -> tuple[str, list[int]]:
         """The passages as the policy reads them: their text, and the token ids with the tags around it.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -14,25 +16,76 @@ from tspo.errors import BadInput
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop
+from tspo.rollout.models import load_model, resolve_model
+from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
 
 _MINIMUM_ROOM = 16
 """Tokens that a prompt must leave for everything else."""
 
 
+@contextmanager
 def agent_loop(
-    model: PreTrainedModel, codec: Codec, retriever: Retriever, config: RunConfig, *, temperature: float
-) -> AgentLoop:
-    """The agent loop that evaluates `model` as `config` says."""
-    sampler = TransformersSampler(
-        model,
-        codec,
-        rows=config.evaluation.batch or config.rollout.concurrency,
-        capacity=config.rollout.max_total_tokens,
-        temperature=temperature,
-        dtype=sampling_dtype(config),
-    )
-    return AgentLoop(sampler, codec, retriever, config.rollout.limits())
+    policy: PreTrainedModel | str, codec: Codec, retriever: Retriever, config: RunConfig, *, temperature: float
+) -> Iterator[AgentLoop]:
+    """The agent loop that evaluates `policy` as `config` says."""
+    rows = config.evaluation.batch or config.rollout.concurrency
+    sampler = make_sampler(policy, codec, config, rows=rows, temperature=temperature)
+    try:
+        yield AgentLoop(sampler, codec, retriever, config.rollout.limits())
+    finally:
+        sampler.close()
+
+
+def make_sampler(
+    policy: PreTrainedModel | str, codec: Codec, config: RunConfig, *, rows: int, temperature: float
+) -> Sampler:
+    """The sampler that `config` asks for; `policy` is a model, whose weights it can take over, or the name of one.
+
+    Raises BadInput where it cannot be had.
+    """
+    kind = sampler_kind(config)
+    capacity = config.rollout.max_total_tokens
+    dtype = sampling_dtype(config)
+    if kind == "openai":
+        if not isinstance(policy, str):
+            check_trainable(config)
+        from tspo.rollout.openai_sampler import OpenAISampler
+
+        assert config.rollout.server is not None
+        server = config.rollout.server.model_dump()
+        return OpenAISampler(codec, rows=rows, capacity=capacity, temperature=temperature, **server)
+    if kind == "vllm":
+        from tspo.rollout.vllm_sampler import VLLMSampler
+
+        return VLLMSampler(
+            resolve_model(policy) if isinstance(policy, str) else policy,
+            codec,
+            rows=rows,
+            capacity=capacity,
+            temperature=temperature,
+            dtype=dtype or (torch.float32 if isinstance(policy, str) else policy.dtype),
+            engine=config.rollout.vllm,
+        )
+    model = load_model(policy).to(device_of(config)).eval() if isinstance(policy, str) else policy
+    return TransformersSampler(model, codec, rows=rows, capacity=capacity, temperature=temperature, dtype=dtype)
+
+
+def sampler_kind(config: RunConfig) -> Literal["transformers", "vllm", "openai"]:
+    """`rollout.sampler` with auto decided; raises BadInput for vllm where it is not installed."""
+    kind = config.rollout.sampler
+    installed = importlib.util.find_spec("vllm") is not None
+    if kind == "auto":
+        return "vllm" if installed and device_of(config).type == "cuda" else "transformers"
+    if kind == "vllm" and not installed:
+        raise BadInput("rollout.sampler: vllm is not installed; pip install 'tspo[vllm]', or say transformers")
+    return kind
+
+
+def check_trainable(config: RunConfig) -> None:
+    """Raise BadInput where the sampler cannot follow a policy that learns."""
+    if sampler_kind(config) == "openai":
+        raise BadInput("rollout.sampler: openai is for tspo evaluate; train with transformers or vllm")
 
 
 def sampling_dtype(config: RunConfig) -> torch.dtype | None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,16 @@ from tspo.progress import bars
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.models import cache_dir, load_model, load_tokenizer
-from tspo.training.agent import agent_loop, check_prompts_fit, device_of, quiet_libraries, sampling_dtype
+from tspo.rollout.sampler import Sampler
+from tspo.training.agent import (
+    agent_loop,
+    check_prompts_fit,
+    check_trainable,
+    device_of,
+    make_sampler,
+    quiet_libraries,
+    sampler_kind,
+)
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
 from tspo.training.retriever import retriever_of
@@ -55,6 +64,7 @@ class Materials:
 
 def read_materials(config: RunConfig) -> Materials:
     """Read and check all input of a run; raises BadInput before anything is written."""
+    sampler_kind(config)
     files = data_files(config.data)
     train = read_questions(files.train)
     test = read_questions(files.test) if files.test else []
@@ -112,6 +122,7 @@ def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summ
 @contextmanager
 def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
     """A run with its input read and checked, and its folder locked."""
+    check_trainable(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput("tspo train is for one process; with accelerate launch, use tspo.training.trainer.TSPOTrainer")
     with explain_full_disk(config.output_dir), quiet_libraries():
@@ -200,7 +211,13 @@ class _Run:
         model = load_model(start)
         check_disk(model, config)
         log = MetricsLog(self.output / "metrics.jsonl")
-        with bars(self.console) as progress:
+        with bars(self.console) as progress, ExitStack() as samplers:
+
+            def sampler(policy: PreTrainedModel, rows: int, temperature: float) -> Sampler:
+                made = make_sampler(policy, materials.codec, config, rows=rows, temperature=temperature)
+                samplers.callback(made.close)
+                return made
+
             episodes = progress.add_task("episodes", total=None)
             steps = progress.add_task(config.credit.algorithm, total=config.training.steps)
             shown = StepDisplay(progress, steps, log, self.output / "trajectories", self.stop, self.console)
@@ -212,7 +229,7 @@ class _Run:
                 limits=config.rollout.limits(),
                 credit=config.credit.to_config(),
                 concurrency=config.rollout.concurrency,
-                sampling_dtype=sampling_dtype(config),
+                make_sampler=sampler,
                 trajectory_dir=self.output / "trajectories",
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config),
@@ -247,16 +264,16 @@ class _Run:
 def _evaluate_model(
     model: str, config: RunConfig, materials: Materials, folder: Path, console: Console, label: str
 ) -> Summary:
-    policy = load_model(model).to(device_of(config)).eval()
-    loop = agent_loop(policy, materials.codec, materials.retriever, config, temperature=config.evaluation.temperature)
-    trajectories = run_questions(
-        loop,
-        materials.test,
-        samples=config.evaluation.samples,
-        seed=config.seed,
-        console=console,
-        label=label,
-    )
+    temperature = config.evaluation.temperature
+    with agent_loop(model, materials.codec, materials.retriever, config, temperature=temperature) as loop:
+        trajectories = run_questions(
+            loop,
+            materials.test,
+            samples=config.evaluation.samples,
+            seed=config.seed,
+            console=console,
+            label=label,
+        )
     return write_evaluation(trajectories, folder)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
+from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, pad
 
@@ -22,6 +23,7 @@ from tspo.rollout.batched_search import SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
+from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
@@ -31,6 +33,9 @@ from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
 """Called with (episodes that ended, episodes in all)."""
+
+MakeSampler = Callable[[PreTrainedModel, int, float], Sampler]
+"""Called with the policy, the sessions side by side, and the temperature."""
 
 
 class EpochSampler(RepeatSampler):
@@ -66,7 +71,7 @@ class TSPOTrainer(GRPOTrainer):
         limits: Limits,
         credit: CreditConfig,
         concurrency: int = 32,
-        sampling_dtype: torch.dtype | None = None,
+        make_sampler: MakeSampler | None = None,
         trajectory_dir: Path | None = None,
         on_episode: Progress | None = None,
         **kwargs: Any,
@@ -83,10 +88,10 @@ class TSPOTrainer(GRPOTrainer):
         self.limits = limits
         self.credit = credit
         self.concurrency = concurrency
-        self.sampling_dtype = sampling_dtype
+        self._make_sampler = make_sampler or self._transformers_sampler
         self.trajectory_dir = trajectory_dir
         self.on_episode = on_episode
-        self._sampler: TransformersSampler | None = None
+        self._sampler: Sampler | None = None
         self._indices: list[int] = []
         self._searches = SearchLog()
         self._scored = torch.zeros(0)
@@ -167,17 +172,14 @@ class TSPOTrainer(GRPOTrainer):
             "outcome": [credit.outcome for credit in self._credits],
         }
 
+    def _transformers_sampler(self, model: PreTrainedModel, rows: int, temperature: float) -> Sampler:
+        capacity = self.limits.max_total_tokens
+        return TransformersSampler(model, self.codec, rows=rows, capacity=capacity, temperature=temperature)
+
     def _run_episodes(self, requests: list[Request]) -> list[Trajectory]:
         model = self.accelerator.unwrap_model(self.model)
         if self._sampler is None:
-            self._sampler = TransformersSampler(
-                model,
-                self.codec,
-                rows=min(self.concurrency, len(requests)),
-                capacity=self.limits.max_total_tokens,
-                temperature=self.temperature,
-                dtype=self.sampling_dtype,
-            )
+            self._sampler = self._make_sampler(model, min(self.concurrency, len(requests)), self.temperature)
         self._sampler.refresh()
         ended = 0
 
