@@ -91,18 +91,17 @@ def test_sampling_equals_a_plain_forward_pass(tiny_model, codec, rows, temperatu
 
 
 def test_prompts_of_one_group_and_small_prefills(tiny_model, codec, monkeypatch):
-    monkeypatch.setattr(transformers_sampler, "_PREFILL_TOKENS", 32)
+    monkeypatch.setattr(transformers_sampler, "_PASS_TOKENS", 32)
     sampler = TransformersSampler(tiny_model, codec, rows=20, capacity=CAPACITY)
     for episode in run(all_episodes(sampler)):
         assert_two_turns_as_sampled(tiny_model, episode, 1.0)
 
 
-def test_eager_attention_reads_the_mask_too(tiny_model, codec):
+def test_attention_other_than_sdpa_is_bad_input(tiny_model, codec):
     model = copy.deepcopy(tiny_model)
     model.set_attn_implementation("eager")
-    sampler = TransformersSampler(model, codec, rows=3, capacity=CAPACITY, temperature=0)
-    for episode in run(all_episodes(sampler)):
-        assert_two_turns_as_sampled(tiny_model, episode, 0)
+    with pytest.raises(BadInput, match="needs a model whose attention is sdpa, not eager"):
+        TransformersSampler(model, codec, rows=1, capacity=CAPACITY)
 
 
 def test_a_seed_decides_the_tokens_whatever_runs_beside_it(tiny_model, codec):

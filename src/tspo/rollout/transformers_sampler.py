@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,13 +18,14 @@ from transformers import PreTrainedModel
 
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
-from tspo.rollout.kv_cache import RowCache
+from tspo.rollout.kv_cache import Piece, RowCache
 from tspo.rollout.room import Room
+from tspo.rollout.row_attention import attention_to_rows
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
 
-_PREFILL_TOKENS = 4096
-"""Tokens, padding included, of one prefill pass; bounds the memory that a burst of prompts takes."""
+_PASS_TOKENS = 1024
+"""Tokens of one pass; bounds the memory that a burst of prompts takes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,7 +48,7 @@ class TransformersSampler:
     `rows` sessions at most are open at once, each of at most `capacity` tokens. `temperature` 0 is greedy.
     With a `dtype` other than the model's, it samples from a copy that `refresh` brings up to date.
     Raises BadInput for a model whose layers do not all attend to the whole sequence, and for one whose
-    attention takes no mask.
+    attention is not plain (transformers' sdpa).
     """
 
     def __init__(
@@ -65,15 +66,13 @@ class TransformersSampler:
                 f"model: the transformers sampler needs full attention in every layer, this model has "
                 f"{', '.join(sorted(partial))}; choose another model"
             )
-        attention = model.config._attn_implementation
-        if attention not in ("sdpa", "eager"):
-            raise BadInput(f"model: the transformers sampler needs attention by sdpa or eager, not {attention}")
+        if (attention := model.config._attn_implementation) != "sdpa":
+            raise BadInput(f"model: the transformers sampler needs a model whose attention is sdpa, not {attention}")
         self.codec = codec
         self.temperature = temperature
         self._capacity = capacity
         self._source = model
         self._model = model if dtype in (None, model.dtype) else _copy_as(model, dtype)
-        self._adds_mask = attention == "eager"
         self._cache = RowCache(rows, capacity)
         self._rows: list[_Row] = []
         self._room = Room(rows)
@@ -124,10 +123,7 @@ class TransformersSampler:
         try:
             # a turn whose episode was cancelled is done before its row is gone
             while working := [row for row in self._rows if row.turn is not None and not row.turn.done()]:
-                if fresh := [row for row in working if len(row.unseen) > 1]:
-                    self._prefill(fresh)
-                else:
-                    self._decode(working)
+                self._step(working)
                 await asyncio.sleep(0)
         except Exception as error:
             self._fail(error)  # the episodes raise it
@@ -141,81 +137,53 @@ class TransformersSampler:
                 row.turn.set_exception(error)
             row.turn = None
 
-    def _prefill(self, rows: list[_Row]) -> None:
-        """Bring rows with several unseen tokens up to date and sample their next token.
+    def _step(self, working: list[_Row]) -> None:
+        """Bring rows up to date and sample their next token: single tokens and new prompts in one pass.
 
         Rows that start with the same prompt (a group) are computed once and copied.
         """
         first: dict[tuple[int, ...], _Row] = {}
         twins: list[tuple[_Row, _Row]] = []
-        unique: list[_Row] = []
-        for row in rows:
+        batch: list[_Row] = []
+        room = _PASS_TOKENS
+        for row in sorted(working, key=lambda row: len(row.unseen)):
             twin = first.setdefault(tuple(row.unseen), row) if row.length == 0 else row
-            if twin is row:
-                unique.append(row)
-            else:
+            if twin is not row:
                 twins.append((twin, row))
-        logits: dict[_Row, torch.Tensor] = {}
-        for batch in _batches(unique):
-            logits.update(zip(batch, self._forward(batch), strict=True))
-        for twin, row in twins:
+            elif not batch or len(row.unseen) <= room:
+                batch.append(row)
+                room -= len(row.unseen)
+        # neighbours in the cache are read together
+        batch.sort(key=lambda row: row.index)
+        logits = self._forward(batch)
+        place = {row: i for i, row in enumerate(batch)}
+        copied = [(twin, row) for twin, row in twins if twin in place]
+        for twin, row in copied:
             self._cache.copy_row(twin.index, row.index, twin.length)
             row.length, row.unseen = twin.length, []
-            logits[row] = logits[twin]
-        self._sample(rows, torch.stack([logits[row] for row in rows]))
-
-    def _decode(self, working: list[_Row]) -> None:
-        """One token for every row at work; rows that wait for a search ride along and are not read."""
-        rows = self._rows
-        device = self._source.device
-        tokens = torch.tensor([row.unseen[:1] or [0] for row in rows], device=device)
-        lengths = torch.tensor([row.length for row in rows], device=device)
-        used = max(row.length for row in rows) + 1
-        mask = (torch.arange(used, device=device) <= lengths[:, None])[:, None, None, :]
-        self._cache.place(slice(0, len(rows)), lengths[:, None], used)
-        logits = self._logits(tokens, lengths[:, None], mask)
-        for row in working:
-            row.length += 1
-            row.unseen = []
-        if len(working) < len(rows):
-            logits = logits[[row.index for row in working]]
-        self._sample(working, logits)
-
-    def _forward(self, rows: list[_Row]) -> torch.Tensor:
-        """Prefill the unseen tokens of `rows`, padded on the left; the logits (rows, vocabulary) after them."""
-        device = self._source.device
-        width = max(len(row.unseen) for row in rows)
-        used = max(row.length + len(row.unseen) for row in rows)
-        tokens = torch.zeros(len(rows), width, dtype=torch.long)
-        positions = torch.full((len(rows), width), -1, dtype=torch.long)
-        for i, row in enumerate(rows):
-            count = len(row.unseen)
-            tokens[i, width - count :] = torch.tensor(row.unseen)
-            positions[i, width - count :] = torch.arange(row.length, row.length + count)
-            row.length += count
-            row.unseen = []
-        tokens, positions = tokens.to(device), positions.to(device)
-        # Padding sees the first column, for a softmax over nothing is no number.
-        seen = torch.arange(used, device=device) <= positions.clamp(min=0)[..., None]
-        index = torch.tensor([row.index for row in rows], device=device)
-        self._cache.place(index, torch.where(positions < 0, self._capacity, positions), used)
-        return self._logits(tokens, positions.clamp(min=0), seen[:, None])
+        if copied:
+            logits = logits[[*place.values(), *(place[twin] for twin, _ in copied)]]
+        self._sample([*batch, *(row for _, row in copied)], logits)
 
     @torch.no_grad()
-    def _logits(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if self._adds_mask:
-            mask = torch.zeros(mask.shape, dtype=self._model.dtype, device=mask.device).masked_fill(
-                ~mask, torch.finfo(self._model.dtype).min
+    def _forward(self, rows: list[_Row]) -> torch.Tensor:
+        """One pass over the unseen tokens of `rows`, without padding; the logits (rows, vocabulary) after them."""
+        device = self._source.device
+        pieces = [Piece(row.index, row.length, len(row.unseen)) for row in rows]
+        tokens = torch.tensor([[token for row in rows for token in row.unseen]], device=device)
+        last = torch.tensor([piece.count for piece in pieces], device=device).cumsum(0) - 1
+        positions = self._cache.place(pieces, device)
+        with attention_to_rows(self._model, self._cache):
+            output = self._model(
+                input_ids=tokens,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=last,
             )
-        output = self._model(
-            input_ids=tokens,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1].float()
+        for row, piece in zip(rows, pieces, strict=True):
+            row.length, row.unseen = piece.end, []
+        return output.logits[0].float()
 
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """Sample one token a row, each from its own random numbers, and end the turns that are over."""
@@ -249,18 +217,6 @@ class _Session:
     async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
         """See `Session`."""
         return await self.sampler.start_turn(self.row, new_token_ids, max_tokens)
-
-
-def _batches(rows: list[_Row]) -> Iterable[list[_Row]]:
-    """Rows of like length together, so that little is padded."""
-    batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: len(row.unseen)):
-        if batch and (len(batch) + 1) * len(row.unseen) > _PREFILL_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def _partial_attention(model: PreTrainedModel, capacity: int) -> set[str]:
