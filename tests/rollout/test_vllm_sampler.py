@@ -268,7 +268,14 @@ def test_a_vllm_server_says_the_same(taught, tmp_path, greedy):
         port = unused.getsockname()[1]
     settings = ["--dtype=float32", f"--max-model-len={CAPACITY}", "--enforce-eager", "--served-model-name=m"]
     settings += ["--max-num-seqs=8", "--kv-cache-memory-bytes=20000000", "--logprobs-mode=processed_logprobs"]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", folder, f"--port={port}", *settings]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        f"--model={folder}",
+        f"--port={port}",
+        *settings,
+    ]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:

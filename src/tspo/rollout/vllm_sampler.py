@@ -201,7 +201,8 @@ def _on_cpu(settings: dict[str, Any]) -> dict[str, Any]:
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
-        tokens = settings["max_num_seqs"] * (settings["max_model_len"] + given["block_size"])
+        # every session ends within a block, and vLLM keeps a few to itself
+        tokens = settings["max_num_seqs"] * (settings["max_model_len"] + given["block_size"]) + 16 * given["block_size"]
         given["kv_cache_memory_bytes"] = per_token * tokens * getattr(torch, settings["dtype"]).itemsize
     return given
 
