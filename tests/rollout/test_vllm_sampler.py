@@ -235,6 +235,7 @@ if __name__ == "__main__":
     os.killpg(0, signal.SIGINT)  # as Ctrl-C does
     print("after Ctrl-C:", len(asyncio.run(turn(sampler)).token_ids), flush=True)
     children = psutil.Process().children(recursive=True)
+    children = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
     for child in children:
         if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline()):
             child.kill()
@@ -244,7 +245,7 @@ if __name__ == "__main__":
         print("said:", error, flush=True)
     sampler.close()
     gone, alive = psutil.wait_procs(children, 30)
-    print("left:", alive, os.listdir("/dev/shm") and [n for n in os.listdir("/dev/shm") if n.startswith("tspo-")])
+    print("left:", alive, [n for n in os.listdir("/dev/shm") if n.startswith("tspo-")])
 """
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,7 @@ async def _start(settings: dict[str, Any]) -> Any:
     """An engine, made in the event loop that it will live in."""
     # Read when vLLM is imported, here and in its processes.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm import AsyncEngineArgs
@@ -187,6 +190,9 @@ async def _start(settings: dict[str, Any]) -> Any:
     }
     if current_platform.is_cpu():
         given |= _on_cpu(settings)
+    # Ctrl-C is for the program, which closes the engine: processes that this thread starts inherit what it blocks.
+    resource_tracker.ensure_running()  # it would unblock when it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**given | settings))
     except Exception as error:
