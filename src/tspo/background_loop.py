@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -53,9 +52,6 @@ class BackgroundLoop:
 
 
 def _live(loop: asyncio.AbstractEventLoop) -> None:
-    # Processes that are started from here inherit the mask: Ctrl-C is for the program, which tells them.
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     asyncio.set_event_loop(loop)
     loop.run_forever()
     left = asyncio.all_tasks(loop)

@@ -32,12 +32,12 @@ class Taught:
     def prompt(self, word: str) -> list[int]:
         return self.codec.policy(f"<|im_start|>{word}:")
 
-    def sequences(self) -> list[list[int]]:
+    def lessons(self) -> list[tuple[list[int], list[int]]]:
+        """What it knows: prompts, and what follows."""
         policy = self.codec.policy
-        episode = [*self.prompt(QUESTION), *policy(SEARCH), *self.feedback(), *policy(f"{ANSWER} and so on")]
-        return [[*self.prompt(word), *policy(turn), *policy(more)] for word, (turn, more, _) in TURNS.items()] + [
-            episode
-        ]
+        episode = [*policy(SEARCH), *self.feedback(), *policy(f"{ANSWER} and so on")]
+        turns = [(self.prompt(word), [*policy(turn), *policy(more)]) for word, (turn, more, _) in TURNS.items()]
+        return [*turns, (self.prompt(QUESTION), episode)]
 
     def feedback(self) -> list[int]:
         return self.codec.feedback(PASSAGES, 100)[1]
@@ -63,16 +63,25 @@ class Taught:
             return await session.sample(self.prompt(word), most)
 
 
-def teach(model: Any, sequences: list[list[int]]) -> None:
-    """Fit `model` to `sequences` until it is sure of every token."""
+def teach(model: Any, lessons: list[tuple[list[int], list[int]]]) -> None:
+    """Fit `model` to what follows each prompt, until it is sure of it."""
     import torch
 
+    pad = torch.nn.utils.rnn.pad_sequence
+    tokens = pad([torch.tensor([*prompt, *rest]) for prompt, rest in lessons], batch_first=True)
+    labels = [torch.tensor([-100] * len(prompt) + rest) for prompt, rest in lessons]
+    labels = pad(labels, batch_first=True, padding_value=-100)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model is slower on several, and much slower on a busy machine
     for _ in range(300):
-        loss = torch.stack([model(torch.tensor([ids]), labels=torch.tensor([ids])).loss for ids in sequences]).sum()
+        loss = model(tokens, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if loss < 0.002:
+            break
+    torch.set_num_threads(threads)
     model.requires_grad_(False)
 
 
@@ -86,5 +95,5 @@ def taught(tiny_tokenizer: Any, random_llama: Callable[..., Any]) -> Taught:
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.add_tokens([">!?"])
     taught = Taught(random_llama(tokenizer, heads=2), Codec(tokenizer))
-    teach(taught.model, taught.sequences())
+    teach(taught.model, taught.lessons())
     return taught

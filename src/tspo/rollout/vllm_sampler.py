@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,7 @@ async def _start(settings: dict[str, Any]) -> Any:
     """An engine, made in the event loop that it will live in."""
     # Read when vLLM is imported, here and in its processes.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         from vllm import AsyncEngineArgs
@@ -187,6 +190,9 @@ async def _start(settings: dict[str, Any]) -> Any:
     }
     if current_platform.is_cpu():
         given |= _on_cpu(settings)
+    # Ctrl-C is for the program, which closes the engine: processes that this thread starts inherit what it blocks.
+    resource_tracker.ensure_running()  # it would unblock when it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**given | settings))
     except Exception as error:
@@ -201,7 +207,8 @@ def _on_cpu(settings: dict[str, Any]) -> dict[str, Any]:
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size
-        tokens = settings["max_num_seqs"] * (settings["max_model_len"] + given["block_size"])
+        # every session ends within a block, and vLLM keeps a few to itself
+        tokens = settings["max_num_seqs"] * (settings["max_model_len"] + given["block_size"]) + 16 * given["block_size"]
         given["kv_cache_memory_bytes"] = per_token * tokens * getattr(torch, settings["dtype"]).itemsize
     return given
 
