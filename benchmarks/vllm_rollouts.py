@@ -7,30 +7,30 @@ so that no scheduler process spins on a core; threads are bound as vLLM's own wo
 from __future__ import annotations
 
 import math
+from ctypes.util import find_library
 from pathlib import Path
 
 from rollout_workload import TurnByTurn, Workload
 
 
 def environment(python: Path, threads: int) -> dict[str, str]:
-    """What vLLM's process has to be started with; Intel's OpenMP is used where it is installed beside vLLM."""
+    """What vLLM's process has to be started with: as its guide for CPUs has it, with what is installed of that."""
     cores = ",".join(map(str, range(threads)))
-    found = {
+    openmp = python.parents[1] / "lib/libiomp5.so"
+    preload = [str(openmp)] if openmp.exists() else []
+    if allocator := find_library("tcmalloc_minimal"):
+        preload.append(allocator)
+    return {
         "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src"),
+        "PYTHONWARNINGS": "ignore::FutureWarning",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "LD_PRELOAD": ":".join(preload),
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONWARNINGS": "ignore::FutureWarning",
+        "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]",
+        "KMP_BLOCKTIME": "5",
+        "KMP_TPAUSE": "0",
     }
-    openmp = python.parents[1] / "lib/libiomp5.so"
-    if openmp.exists():
-        found |= {
-            "LD_PRELOAD": str(openmp),
-            "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]",
-            "KMP_BLOCKTIME": "5",
-            "KMP_TPAUSE": "0",
-        }
-    return found
 
 
 class Vllm(TurnByTurn):
