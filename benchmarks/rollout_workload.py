@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 from tspo.datasets.questions import Question
-from tspo.protocol import PROMPT
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.models import load_tokenizer
@@ -170,11 +169,6 @@ class TurnByTurn(Engine):
                 read.feedback.append(text)
                 read.feedback_tokens += len(token_ids)
         return done
-
-
-def prompt_of(question: str) -> str:
-    """The user's message that asks `question`."""
-    return PROMPT.replace("{question}", question)
 
 
 def make_engine(module: str, name: str, workload: Workload) -> Engine:

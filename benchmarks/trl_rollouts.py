@@ -23,9 +23,9 @@ import torch
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from rollout_workload import SEARCHES, Engine, Read, Workload, prompt_of
+from rollout_workload import SEARCHES, Engine, Read, Workload
 from torch_models import bfloat16_model
-from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN
+from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, PROMPT
 
 EVERYTHING_IS_A_SEARCH = {
     "defaults": {"role": "assistant"},
@@ -120,7 +120,8 @@ class Trl(Engine):
         ]
 
     def _messages(self, episode: int) -> list[dict[str, str]]:
-        return [{"role": "user", "content": prompt_of(self.workload.question(episode).question)}]
+        question = self.workload.question(episode).question
+        return [{"role": "user", "content": PROMPT.replace("{question}", question)}]
 
     def _tool(self) -> Any:
         def search(query: str) -> str:
