@@ -53,11 +53,18 @@ def corpus(name: str, cache: Path) -> Corpus:
     if name in SIZES:
         world = world_files(WorldSettings(SIZES[name], 1, 300, (1,), 0), cache / "worlds")
         return Corpus(name, world.corpus, read_questions([world.test]))
-    paths = sorted(path for path in WIKI_QA.glob("*.jsonl") if path.name != "corpus.jsonl")
-    if not paths:
+    if not WIKI_QA.is_dir():
         raise SystemExit(f"wiki-qa: not found at {WIKI_QA.resolve()}; choose among: {', '.join(SIZES)}")
+    return corpus_in(WIKI_QA)
+
+
+def corpus_in(folder: Path) -> Corpus:
+    """The corpus.jsonl of a folder, and the questions of its other files that name supporting titles."""
+    paths = sorted(path for path in folder.glob("*.jsonl") if path.name != "corpus.jsonl")
+    if not paths:
+        raise SystemExit(f"{folder.resolve()}: no questions here; name a folder that holds them beside corpus.jsonl")
     questions = [question for question in read_questions(paths) if question.supporting_titles]
-    return Corpus(name, WIKI_QA / "corpus.jsonl", questions)
+    return Corpus(folder.name, folder / "corpus.jsonl", questions)
 
 
 def recall(questions: Sequence[Question], found: Sequence[Sequence[str]]) -> float:

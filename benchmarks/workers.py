@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import subprocess
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +56,7 @@ class Worker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """End the process."""
         self._here.close()
-        self._process.join()
+        self._join()
 
     def call(self, method: str, *args: Any) -> Any:
         """What the object's method returns."""
@@ -68,6 +71,27 @@ class Worker:
         if not went_well:
             raise SystemExit(answer)
         return answer
+
+    def _join(self) -> None:
+        self._process.join()
+
+
+class ForeignWorker(Worker):
+    """A worker that another interpreter runs, with `environment` over this process's own.
+
+    `make`, its arguments and what methods return cross by pickle: both interpreters must be able to import them.
+    """
+
+    def __init__(self, python: Path, environment: Mapping[str, str], make: Callable[..., Any], *args: Any) -> None:
+        self._here, there = multiprocessing.Pipe()
+        with there:
+            number = there.fileno()
+            command = [str(python), __file__, str(number)]
+            self._child = subprocess.Popen(command, env={**os.environ, **environment}, pass_fds=[number])
+        self._here.send((make, args))
+
+    def _join(self) -> None:
+        self._child.wait()
 
 
 def _serve(there: Connection, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -103,3 +127,8 @@ class _Call:
 
     def run(self) -> Any:
         return self._function(*self._args)
+
+
+if __name__ == "__main__":  # the other side of a ForeignWorker
+    connection = Connection(int(sys.argv[1]))
+    _serve(connection, *connection.recv())
