@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from transformers import Cache
 
+BLOCK_ROWS = 16
+"""Rows that lie together and are read together, all as far as the longest of them."""
+
+_GRAIN = 64
+"""A block grows by so many tokens: in between, its products have one shape."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -24,48 +30,137 @@ class Piece:
         return self.start + self.count
 
 
-class RowCache(Cache):
-    """Keys and values of shape (rows, heads, capacity, head size) a layer, allocated on first use.
+@dataclass(frozen=True, slots=True)
+class BlockPass:
+    """What a forward pass brings to one block; `tokens` are its places in the pass.
 
-    A forward pass is one flat sequence of pieces, (1, tokens), and `place` says which: no token of it is padding.
+    `rows` and `positions` (tokens,) say where in the block each token lies. Rows that get a single token are
+    computed together: `single` are their places in the pass, `single_rows` their rows, and `unseen` (live rows, 1, 1,
+    columns) takes what is past each row's end out of a softmax. `longer` are the others, with their places.
+    """
+
+    block: int
+    tokens: slice
+    rows: torch.Tensor
+    positions: torch.Tensor
+    single: torch.Tensor
+    single_rows: torch.Tensor
+    unseen: torch.Tensor
+    longer: Sequence[tuple[Piece, slice]]
+
+
+class RowCache(Cache):
+    """Blocks of keys (rows, heads, head size, columns) and values (rows, heads, columns, head size) a layer.
+
+    Keys lie as the product with a query reads them. A block has columns for its longest row: more than `capacity`
+    tokens a row never, and less where less is used. A forward pass is one flat sequence of pieces, (1, tokens), in
+    the order of their rows, and `place` says which: no token of it is padding.
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
         super().__init__(layers=[])
-        self.rows = rows
         self.capacity = capacity
-        self.pieces: Sequence[Piece] = ()
-        """The pieces of the pass under way, in its order."""
-        self._keys: list[torch.Tensor] = []
-        self._values: list[torch.Tensor] = []
+        self.passes: Sequence[BlockPass] = ()
+        """The pass under way, block by block."""
+        self._lengths = [0] * rows
+        self._layers: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = []
 
     def place(self, pieces: Sequence[Piece], device: torch.device) -> torch.Tensor:
         """Say what the next forward pass brings; the positions (1, tokens) of its tokens."""
-        counts = torch.tensor([piece.count for piece in pieces])
-        starts = torch.tensor([piece.start for piece in pieces])
-        rows = torch.tensor([piece.row for piece in pieces])
-        before = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        positions = (starts.repeat_interleave(counts) + torch.arange(len(before)) - before).to(device)
-        self.pieces = pieces
-        self._at = (rows.repeat_interleave(counts).to(device), slice(None), positions)
-        return positions[None]
+        by_block: dict[int, list[Piece]] = {}
+        for piece in pieces:
+            self._lengths[piece.row] = piece.end
+            by_block.setdefault(piece.row // BLOCK_ROWS, []).append(piece)
+        passes, at = [], 0
+        for block, inside in by_block.items():
+            passes.append(self._pass_of(block, inside, at, device))
+            at = passes[-1].tokens.stop
+        self.passes: Sequence[BlockPass] = passes
+        return torch.cat([part.positions for part in passes])[None]
+
+    def _pass_of(self, block: int, pieces: Sequence[Piece], at: int, device: torch.device) -> BlockPass:
+        single: list[int] = []
+        longer: list[tuple[Piece, slice]] = []
+        rows: list[int] = []
+        start = at
+        for piece in pieces:
+            rows += [piece.row % BLOCK_ROWS] * piece.count
+            if piece.count == 1:
+                single.append(at)
+            else:
+                longer.append((piece, slice(at, at + piece.count)))
+            at += piece.count
+        columns = torch.arange(self._columns(block))
+        ends = torch.tensor(self._lengths_in(block))
+        unseen = torch.zeros(len(ends), len(columns)).masked_fill_(columns >= ends[:, None], -torch.inf)
+        return BlockPass(
+            block,
+            slice(start, at),
+            torch.tensor(rows, device=device),
+            torch.cat([torch.arange(piece.start, piece.end) for piece in pieces]).to(device),
+            torch.tensor(single, dtype=torch.long, device=device),
+            torch.tensor([rows[place - start] for place in single], dtype=torch.long, device=device),
+            unseen[:, None, None].to(device),
+            longer,
+        )
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store (1, heads, tokens, head size) and return what all rows hold."""
-        if layer_idx == len(self._keys):
-            for store, states in ((self._keys, key_states), (self._values, value_states)):
-                store.append(states.new_zeros(self.rows, states.shape[1], self.capacity, states.shape[3]))
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[self._at] = key_states[0].transpose(0, 1)
-        values[self._at] = value_states[0].transpose(0, 1)
-        return keys, values
+    ) -> tuple[Any, Any]:
+        """Store (1, heads, tokens, head size); the keys and the values of each block of `passes`."""
+        if layer_idx == len(self._layers):
+            self._layers.append({})
+        stores = []
+        for part in self.passes:
+            keys, values = store = self._fit(layer_idx, part.block, key_states, value_states)
+            keys[part.rows, :, :, part.positions] = key_states[0, :, part.tokens].transpose(0, 1)
+            values[part.rows, :, part.positions] = value_states[0, :, part.tokens].transpose(0, 1)
+            stores.append(store)
+        return [keys for keys, _ in stores], [values for _, values in stores]
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        """Give row `target` the first `length` columns of row `source`."""
-        for store in (*self._keys, *self._values):
-            store[target, :, :length] = store[source, :, :length]
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` what row `source` is."""
+        length = self._lengths[target] = self._lengths[source]
+        (from_block, from_row), (to_block, to_row) = divmod(source, BLOCK_ROWS), divmod(target, BLOCK_ROWS)
+        for layer, blocks in enumerate(self._layers):
+            keys, values = blocks[from_block]
+            to_keys, to_values = self._fit(layer, to_block, keys.transpose(2, 3), values)
+            to_keys[to_row, :, :, :length] = keys[from_row, :, :, :length]
+            to_values[to_row, :, :length] = values[from_row, :, :length]
+
+    def clear_row(self, row: int) -> None:
+        """Forget what `row` holds."""
+        self._lengths[row] = 0
+
+    def _lengths_in(self, block: int) -> list[int]:
+        """The lengths of a block's rows up to its last one in use."""
+        lengths = self._lengths[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+        while len(lengths) > 1 and lengths[-1] == 0:
+            lengths.pop()
+        return lengths
+
+    def _columns(self, block: int) -> int:
+        longest = max(self._lengths_in(block))
+        return min(-(-longest // _GRAIN) * _GRAIN, self.capacity)
+
+    def _fit(
+        self, layer: int, block: int, keys_like: torch.Tensor, values_like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A block's keys and values with as many columns as its rows now need."""
+        columns = self._columns(block)
+        stored = self._layers[layer].get(block)
+        if stored is None or stored[1].shape[2] != columns:
+            rows = min(BLOCK_ROWS, len(self._lengths) - block * BLOCK_ROWS)
+            heads, size = keys_like.shape[1], keys_like.shape[3]
+            # zeros: what no row has written yet is multiplied by 0, which only finite numbers survive
+            keys = keys_like.new_zeros(rows, heads, size, columns)
+            values = values_like.new_zeros(rows, heads, columns, values_like.shape[3])
+            if stored is not None:
+                kept = min(columns, stored[1].shape[2])
+                keys[..., :kept] = stored[0][..., :kept]
+                values[:, :, :kept] = stored[1][:, :, :kept]
+            stored = self._layers[layer][block] = keys, values
+        return stored
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Not used to place anything: positions are given with each forward pass."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,10 @@ from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
 
 _PASS_TOKENS = 1024
-"""Tokens of one pass; bounds the memory that a burst of prompts takes."""
+"""Tokens of one pass; bounds the memory that a burst of prompts takes. On a CPU, longer passes are no faster."""
+
+_STRETCH = 256
+"""Tokens of the vocabulary whose probabilities are summed together; it is less where that does not divide it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,9 +107,12 @@ class TransformersSampler:
     def _remove(self, row: _Row) -> None:
         last = self._rows.pop()
         if last is not row:
-            self._cache.copy_row(last.index, row.index, last.length)
+            self._cache.copy_row(last.index, row.index)
+            self._cache.clear_row(last.index)
             self._rows[row.index] = last
             last.index = row.index
+        else:
+            self._cache.clear_row(row.index)
 
     def start_turn(self, row: _Row, new_token_ids: list[int], max_tokens: int) -> asyncio.Future[Sampled]:
         """Queue one turn of `row`; the future holds it once it is sampled."""
@@ -159,7 +166,7 @@ class TransformersSampler:
         place = {row: i for i, row in enumerate(batch)}
         copied = [(twin, row) for twin, row in twins if twin in place]
         for twin, row in copied:
-            self._cache.copy_row(twin.index, row.index, twin.length)
+            self._cache.copy_row(twin.index, row.index)
             row.length, row.unseen = twin.length, []
         if copied:
             logits = logits[[*place.values(), *(place[twin] for twin, _ in copied)]]
@@ -188,17 +195,14 @@ class TransformersSampler:
     def _sample(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """Sample one token a row, each from its own random numbers, and end the turns that are over."""
         if self.temperature == 0:
-            logprobs = logits.log_softmax(-1)
-            tokens = logits.argmax(-1)
+            tokens = logits.argmax(-1, keepdim=True)
+            logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
         else:
-            logprobs = (logits / self.temperature).log_softmax(-1)
+            probabilities = (logits / self.temperature if self.temperature != 1 else logits).softmax(-1)
             uniform = torch.tensor([[row.random.random()] for row in rows], device=logits.device)
-            cumulative = logprobs.exp().cumsum(-1)
-            # Rounding may leave the sum short of 1: scale by it, and never point past the last token.
-            tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0]
-            tokens = tokens.clamp(max=logits.shape[-1] - 1)
-        chosen = logprobs.gather(1, tokens[:, None])[:, 0]
-        for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
+            tokens = draw(probabilities, uniform)
+            logprobs = probabilities.gather(1, tokens).log()
+        for row, token, logprob in zip(rows, tokens[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.unseen = [token]
@@ -217,6 +221,27 @@ class _Session:
     async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
         """See `Session`."""
         return await self.sampler.start_turn(self.row, new_token_ids, max_tokens)
+
+
+def draw(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The token (rows, 1) in which the running sum of `probabilities` (rows, vocabulary) passes `uniform` (rows, 1).
+
+    Sums of whole stretches come first, and the running sum only in the stretch that decides: one pass over all.
+    """
+    vocabulary = probabilities.shape[-1]
+    size = math.gcd(vocabulary, _STRETCH)
+    stretches = probabilities.view(len(probabilities), -1, size)
+    up_to = stretches.sum(-1).cumsum(-1)
+    wanted = _below(uniform * up_to[:, -1:], up_to[:, -1:])
+    which = torch.searchsorted(up_to, wanted, right=True)
+    stretch = stretches[torch.arange(len(stretches), device=which.device), which[:, 0]].cumsum(-1)
+    rest = _below(wanted - up_to.gather(1, which) + stretch[:, -1:], stretch[:, -1:])
+    return which * size + torch.searchsorted(stretch, rest, right=True)
+
+
+def _below(values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """`values` within [0, total): where rounding left them outside, a token that cannot be would be drawn."""
+    return values.clamp(min=0.0).minimum(torch.nextafter(total, torch.zeros_like(total)))
 
 
 def _partial_attention(model: PreTrainedModel, capacity: int) -> set[str]:
