@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
 from tspo.rollout.kv_cache import Piece, RowCache
+from tspo.rollout.packed_linear import PackedLinear, pack_linears, packing_pays
 from tspo.rollout.room import Room
 from tspo.rollout.row_attention import attention_to_rows
 from tspo.rollout.sampler import Sampled
@@ -77,6 +78,9 @@ class TransformersSampler:
         self._capacity = capacity
         self._source = model
         self._model = model if dtype in (None, model.dtype) else _copy_as(model, dtype)
+        self._packed: list[PackedLinear] = []
+        if self._model is not model and packing_pays(self._model):
+            self._packed = pack_linears(self._model)
         self._cache = RowCache(rows, capacity)
         self._rows: list[_Row] = []
         self._room = Room(rows)
@@ -88,6 +92,8 @@ class TransformersSampler:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
                     mine.copy_(theirs)
+            for layer in self._packed:
+                layer.pack()
 
     def close(self) -> None:
         """See `Sampler`: lets go of the key-value cache."""
