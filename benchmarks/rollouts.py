@@ -20,12 +20,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from corpora import WIKI_QA, corpus_in
+from machine import Machine
 from rollout_table import Measured, check, print_growth, print_table
 from rollout_workload import TURNS, Workload, make_engine
 from tspo.rollout.models import resolve_model
@@ -51,28 +51,6 @@ second. of floor: the share of it by sampled tokens; least: by the tokens that a
 log-probabilities, then finite for every sampled token. It stops where an engine sampled other than the tokens wanted,
 or read other passages than the rest.
 """
-
-
-class Machine:
-    """What the machine can do at most."""
-
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-    def flops(self) -> float:
-        """Operations a second of square bfloat16 matrix products: the best of several."""
-        import torch
-
-        size = 2048
-        left, right = (torch.randn(size, size, dtype=torch.bfloat16) for _ in range(2))
-        taken = []
-        for _ in range(8):
-            started = time.perf_counter()
-            left @ right
-            taken.append(time.perf_counter() - started)
-        return 2 * size**3 / min(taken)
 
 
 def parameters(model: str) -> int:

@@ -19,12 +19,20 @@ class Tspo(Engine):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        from torch_models import bfloat16_model
+        import torch
+
+        from tspo.rollout.models import load_model
         from tspo.rollout.transformers_sampler import TransformersSampler
 
         self.codec.eos_token_ids = self.codec.closing_token_ids = frozenset()
+        torch.set_num_threads(workload.threads)
+        # float32 is what is trained, the sampler's own copy is in bfloat16
         sampler = TransformersSampler(
-            bfloat16_model(workload), self.codec, rows=workload.concurrency, capacity=self.capacity()
+            load_model(workload.model).eval(),
+            self.codec,
+            rows=workload.concurrency,
+            capacity=self.capacity(),
+            dtype=torch.bfloat16,
         )
         limits = Limits(TURNS, workload.turn_tokens, workload.feedback_tokens, self.capacity(), workload.top_k)
         self._loop = AgentLoop(_Scripted(sampler, workload), self.codec, self.retriever, limits)

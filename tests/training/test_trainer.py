@@ -297,7 +297,7 @@ def test_models_that_scale_their_logits_are_left_to_trl(make_setting, tiny_token
     trainer, inputs = setting.trainer, setting.inputs
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-    scores = trainer._score_policy_tokens(model, ids, mask, inputs["completion_mask"] * inputs["tool_mask"], 4)
+    scores = trainer._score_policy_tokens(model, ids, mask, inputs["completion_mask"] * inputs["tool_mask"])
     assert (scores is None) == (model_type == "granite")
 
 

@@ -71,11 +71,12 @@ class RowCache(Cache):
         for piece in pieces:
             self._lengths[piece.row] = piece.end
             by_block.setdefault(piece.row // BLOCK_ROWS, []).append(piece)
-        passes, at = [], 0
+        passes: list[BlockPass] = []
+        at = 0
         for block, inside in by_block.items():
             passes.append(self._pass_of(block, inside, at, device))
             at = passes[-1].tokens.stop
-        self.passes: Sequence[BlockPass] = passes
+        self.passes = passes
         return torch.cat([part.positions for part in passes])[None]
 
     def _pass_of(self, block: int, pieces: Sequence[Piece], at: int, device: torch.device) -> BlockPass:

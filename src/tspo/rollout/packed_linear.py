@@ -23,6 +23,11 @@ class PackedLinear(nn.Module):
         """Take over the layer's present weights."""
         self._packed = torch.ops.mkldnn._reorder_linear_weight(self.linear.weight.detach(), _ROWS)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The layer's weights as they are."""
+        return self.linear.weight
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(.., in features) to (.., out features)."""
         return torch.ops.mkldnn._linear_pointwise(states, self._packed, self.linear.bias, "none", [], "")
@@ -33,7 +38,6 @@ def packing_pays(model: PreTrainedModel) -> bool:
     return (
         model.dtype == torch.bfloat16
         and model.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     )

@@ -57,7 +57,7 @@ def row_attention(
     output = query.new_empty(*grouped.shape[:3], value_size)
     for part, block_keys, block_values in zip(_cache.get().passes, keys, values, strict=True):
         if len(part.single):
-            at = part.single
+            at = part.single if part.longer else part.tokens
             output[:, :, at] = _decode(grouped[:, :, at], block_keys, block_values, part)
         for piece, at in part.longer:
             row = piece.row % BLOCK_ROWS
@@ -78,9 +78,7 @@ def _decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part:
     return (attended[part.single_rows] if waiting else attended).permute(1, 2, 0, 3)
 
 
-def _prefill(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, output: torch.Tensor
-) -> None:
+def _prefill(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, output: torch.Tensor) -> None:
     """Tokens of one row from `start` on; `query` and `output` (key heads, heads a key head, tokens, size)."""
     key_heads, group, tokens, size = query.shape
     later = _later_tokens(query.dtype, query.device)

@@ -12,8 +12,15 @@ from torch.utils.checkpoint import checkpoint
 _CHUNK = 512
 """Tokens whose logits are held at once, in float32."""
 
-_FORWARD = 1024
-"""Tokens, padding among them, of one forward pass: on a CPU, longer passes are slower for leaving the cache."""
+_PASS_TOKENS = {"cpu": 1024}
+"""Tokens, padding among them, of one pass: on a CPU, longer passes are slower for leaving the cache."""
+
+_PASS_TOKENS_ELSEWHERE = 16384
+
+
+def pass_tokens(device: torch.device) -> int:
+    """How many tokens, padding among them, go through the model together."""
+    return _PASS_TOKENS.get(device.type, _PASS_TOKENS_ELSEWHERE)
 
 
 def score_tokens(
@@ -45,15 +52,15 @@ def _score(
     return logprobs.gather(-1, tokens[:, None])[:, 0], entropy
 
 
-def forward_passes(lengths: torch.Tensor, max_rows: int) -> list[torch.Tensor]:
-    """Rows, cut into forward passes of at most `max_rows`: equally long ones together, so that little is padding.
+def forward_passes(lengths: torch.Tensor, max_tokens: int) -> list[torch.Tensor]:
+    """Rows, cut into passes of at most `max_tokens` tokens: equally long ones together, so that little is padding.
 
     `lengths` (rows,) counts tokens; a row that is too long for a pass has one to itself.
     """
     order = lengths.argsort(stable=True)
     passes: list[list[int]] = [[]]
     for row in order.tolist():
-        if passes[-1] and (len(passes[-1]) == max_rows or (len(passes[-1]) + 1) * int(lengths[row]) > _FORWARD):
+        if passes[-1] and (len(passes[-1]) + 1) * int(lengths[row]) > max_tokens:
             passes.append([])
         passes[-1].append(row)
     return [torch.tensor(rows) for rows in passes]

@@ -6,7 +6,7 @@ them has had its backward pass the accumulated gradient is theirs alone and its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from trl.trainer.utils import split_tensor_dict
 
-Scores = tuple[torch.Tensor, Any, Any]
-"""What TRL scores rows with: log-probabilities and entropies (rows, completion tokens), and a loss of experts."""
+from tspo.training.policy_tokens import forward_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,47 +67,41 @@ def _joined(values: list[Any]) -> Any:
     return torch.cat(values) if _has_rows(values[0]) else values[0]
 
 
+def take_rows(batch: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """The batch with only `rows` of what has rows; the rest as it is."""
+    return {name: value[rows] if _has_rows(value) else value for name, value in batch.items()}
+
+
 def _has_rows(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
-class PartScores:
-    """The scores of a micro-batch, part by part, with the part of all-wrong groups cut off from the others' graph."""
+@dataclass(frozen=True, slots=True)
+class RowPass:
+    """Rows of a micro-batch that go through the model together."""
 
-    def __init__(self, parts: RowParts) -> None:
-        self.parts = parts
-        self._graph = self._leaf = torch.zeros(0)
+    rows: torch.Tensor
+    with_gradient: bool
+    ends_all_wrong: bool
+    """Whether these are the last rows of all-wrong groups in the micro-batch."""
 
-    def score(self, score_rows: Callable[[slice], Scores]) -> Scores:
-        """The scores of all rows, from those of some; no loss of experts."""
-        parts = self.parts
-        split, end = parts.all_wrong, parts.all_wrong + parts.others
-        logprobs, entropies = [], []
-        for rows, with_gradient in (
-            (slice(0, split), True),
-            (slice(split, end), True),
-            (slice(end, end + parts.silent), False),
-        ):
-            if rows.start == rows.stop:
-                continue
-            with torch.set_grad_enabled(with_gradient):
-                scores = score_rows(rows)
-            logprobs.append(scores[0])
-            entropies.append(scores[1])
-        if parts.all_wrong:
-            self._graph = logprobs[0]
-            self._leaf = logprobs[0] = logprobs[0].detach().requires_grad_()
-        return torch.cat(logprobs), torch.cat(entropies), None
 
-    def all_wrong_loss(self, loss: torch.Tensor) -> torch.Tensor | None:
-        """A scalar whose gradient is that of `loss` through the rows of all-wrong groups; None without such rows.
+def row_passes(parts: RowParts, lengths: torch.Tensor, max_tokens: int) -> list[RowPass]:
+    """A micro-batch as passes of at most `max_tokens` tokens, padding among them: of all-wrong groups, others, silent.
 
-        The gradient of `loss` itself then goes through the other rows only.
-        """
-        if not self.parts.all_wrong:
-            return None
-        (gradient,) = torch.autograd.grad(loss, self._leaf, retain_graph=True)
-        return (gradient * self._graph).sum()
+    `lengths` (rows,) are the tokens of each row. Each pass has its own backward pass, so that what is kept for it
+    does not grow with the micro-batch.
+    """
+    passes = []
+    first = 0
+    for count, with_gradient in ((parts.all_wrong, True), (parts.others, True), (parts.silent, False)):
+        if count:
+            found = forward_passes(lengths[first : first + count], max_tokens)
+            passes += [RowPass(rows + first, with_gradient, False) for rows in found]
+        first += count
+        if first == parts.all_wrong and passes:
+            passes[-1] = replace(passes[-1], ends_all_wrong=True)
+    return passes
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:

@@ -27,8 +27,8 @@ from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
-from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, score_tokens
-from tspo.training.row_parts import PartScores, Scores, gradient_norm, order_step
+from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, pass_tokens, score_tokens
+from tspo.training.row_parts import gradient_norm, order_step, row_passes, take_rows
 from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -98,7 +98,6 @@ class TSPOTrainer(GRPOTrainer):
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
         self._all_wrong: list[bool] = []
-        self._parts: PartScores | None = None
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         """TRL's sampler, but one that a resumed run can go on with in the middle of any epoch."""
@@ -223,25 +222,41 @@ class TSPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, without the padding that this micro-batch does not need.
 
-        Where the last rows of all-wrong groups are here, their part of the gradient is already in `.grad`
-        afterwards, its norm is a metric, and the backward pass of the loss adds the others'.
+        Where a step's gradient is a sum over rows, it is computed pass by pass (`row_passes`), each with its own
+        backward pass: the gradient is in `.grad` afterwards, and what is returned is only the loss's value.
         """
-        inputs = _trim_padding(inputs)
-        self._scored = inputs["completion_mask"] * inputs["tool_mask"]
         if "parts" not in inputs:
-            return super()._compute_loss(model, inputs)
+            return self._loss_of(model, _trim_padding(inputs))
         parts = inputs["parts"]
-        self._parts = PartScores(parts)
-        loss = super()._compute_loss(model, inputs)
+        lengths = inputs["prompt_mask"].sum(1) + inputs["completion_mask"].sum(1)
+        tokens = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1)
         metrics = self._metrics["train"]
-        for name in _TOKEN_MEANS & metrics.keys():
-            metrics[name][-1] *= parts.weight
-        if (all_wrong_loss := self._parts.all_wrong_loss(loss)) is not None:
-            self.accelerator.backward(all_wrong_loss)
+        seen = {name: len(values) for name, values in metrics.items()}
+        shares = []
+        total = torch.zeros((), device=lengths.device)
+        norm = 0.0
+        for one in row_passes(parts, lengths, pass_tokens(lengths.device)):
+            some = _trim_padding(take_rows(inputs, one.rows.to(lengths.device)))
+            with torch.set_grad_enabled(one.with_gradient):
+                loss = self._loss_of(model, some)
+                if self.loss_type not in _TOKEN_SUMS:
+                    loss = loss * (len(one.rows) / len(lengths))
+            if one.with_gradient:
+                self.accelerator.backward(loss)
+            total += loss.detach()
+            shares.append(float(tokens[one.rows].sum() / tokens.sum().clamp(min=1)))
+            if one.ends_all_wrong and parts.reads_norm:
+                norm = gradient_norm(model.parameters())
+        for name, values in metrics.items():
+            if len(found := values[seen.get(name, 0) :]) == len(shares):
+                values[seen.get(name, 0) :] = [_of_passes(name, found, shares, parts.weight)]
         if parts.reads_norm:
-            metrics[PREFIX + "grad_norm_all_wrong"].append(gradient_norm(model.parameters()))
-        self._parts = None
-        return loss
+            metrics[PREFIX + "grad_norm_all_wrong"].append(norm)
+        return total.requires_grad_()
+
+    def _loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._scored = inputs["completion_mask"] * inputs["tool_mask"]
+        return super()._compute_loss(model, inputs)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -253,33 +268,29 @@ class TSPOTrainer(GRPOTrainer):
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
         **others: Any,
-    ) -> Scores:
+    ) -> tuple[torch.Tensor, Any, Any]:
         """TRL's (trajectories, completion tokens), computed at the policy's tokens only, zero elsewhere.
 
         Left to TRL where it already skips the rest (Triton), or where the output layer is not at hand.
         """
         on_hand = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or compute_aux_loss)
-        trl = super()._get_per_token_logps_and_entropies
-
-        def score(rows: slice) -> Scores:
-            ids, mask = input_ids[rows], attention_mask[rows]
-            if on_hand and input_ids.device.type == "cpu":
-                scores = self._score_policy_tokens(model, ids, mask, self._scored[rows], batch_size or len(ids))
-                if scores is not None:
-                    return scores[0], scores[1] if compute_entropy else None, None
-            return trl(model, ids, mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others)
-
-        return score(slice(None)) if self._parts is None else self._parts.score(score)
+        if on_hand and input_ids.device.type == "cpu":
+            scores = self._score_policy_tokens(model, input_ids, attention_mask, self._scored)
+            if scores is not None:
+                return scores[0], scores[1] if compute_entropy else None, None
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others
+        )
 
     def _score_policy_tokens(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, scored: torch.Tensor, max_rows: int
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, scored: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Log-probabilities and entropies where `scored`; None where the output layer is not all there is."""
         head = self.accelerator.unwrap_model(model).get_output_embeddings()
         scored = scored.bool()
         prompt = input_ids.shape[1] - scored.shape[1]
         whole = torch.nn.functional.pad(scored, (prompt, 0))
-        passes = forward_passes(attention_mask.sum(1), max_rows)
+        passes = forward_passes(attention_mask.sum(1), pass_tokens(input_ids.device))
         parts = []
         for rows in passes:
             ids, wanted = flush_left(input_ids[rows], whole[rows], attention_mask[rows])
@@ -328,6 +339,19 @@ def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
 
 _TOKEN_MEANS = {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
 """TRL's metrics that are means over a micro-batch's policy tokens; it then averages micro-batches as equals."""
+
+_TOKEN_SUMS = {"dapo", "cispo", "vespo"}
+"""TRL's losses that are sums over tokens; the others are means over the rows that they are given."""
+
+
+def _of_passes(name: str, values: list[float], shares: list[float], weight: float) -> float:
+    """A micro-batch's metric from those of its passes; `shares` of its policy tokens, `weight` of it in its step."""
+    if name in _TOKEN_MEANS:
+        return weight * sum(value * share for value, share in zip(values, shares, strict=True))
+    if name.endswith(("_min", "_max")):
+        return min(values) if name.endswith("_min") else max(values)
+    return sum(values) / len(values)
+
 
 _PROMPT_FIELDS = ("prompt_ids", "prompt_mask")
 _COMPLETION_FIELDS = (
