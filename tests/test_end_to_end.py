@@ -312,3 +312,18 @@ def test_a_model_that_no_hub_has_is_one_clear_line(config: Path, tmp_path: Path)
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
     assert "nobody/nothing" in result.stderr
     assert "name a local folder" in result.stderr
+
+
+def test_a_benchmark_prints_rates_and_leaves_nothing(config: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    result = run(tmp_path, "benchmark", str(config), "--steps", "1")
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines()]
+    rates = {line[0]: line[1:] for line in lines if line and line[0] in ("sampled", "trained")}
+    assert set(rates) == {"sampled", "trained"}
+    for median, least, greatest, floor, share in rates.values():
+        assert float(least.replace(",", "")) == float(median.replace(",", "")) == float(greatest.replace(",", "")) > 0
+        assert float(share.rstrip("%")) / 100 == pytest.approx(
+            float(median.replace(",", "")) / float(floor.replace(",", "")), abs=1e-3
+        )
+    assert sorted(set(tmp_path.iterdir()) - {tmp_path / "cache"}) == before

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tspo import __version__
 from tspo.commands import (
+    benchmark,
     compare,
     credit,
     evaluate,
@@ -23,7 +24,20 @@ from tspo.commands import (
 )
 from tspo.errors import BadInput
 
-COMMANDS = (train, report, compare, warmup, evaluate, credit, world, index, evaluate_retriever, serve, settings)
+COMMANDS = (
+    train,
+    report,
+    compare,
+    warmup,
+    evaluate,
+    credit,
+    world,
+    index,
+    evaluate_retriever,
+    serve,
+    benchmark,
+    settings,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from tspo.cli import COMMANDS, main
 
 COMMAND = [sys.executable, "-c", "import sys; from tspo.cli import main; sys.exit(main())"]
 NAMES = [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS]
-RUN_NAMES = ["train", "warmup", "evaluate"]
+RUN_NAMES = ["train", "warmup", "evaluate", "benchmark"]
 
 MINIMAL = "model: some/model\noutput_dir: out\ndata: {train: [train.jsonl], corpus: corpus.jsonl}\n"
 

@@ -22,17 +22,6 @@ def test_the_flat_sequence_of_two_turns():
     assert (completion.token_ids.dtype, completion.logprobs.dtype) == (np.int64, np.float64)
 
 
-def test_spread_gives_each_turn_its_value_and_feedback_none():
-    completion = completion_of(trajectory(SEARCHED, ENDED))
-    assert completion.spread([0.25, -2.0]).tolist() == [0.25, 0.25, 0, 0, 0, -2.0]
-
-
-def test_a_last_turn_with_feedback_does_not_lend_its_value():
-    # turn -1 of the values is the last turn's: feedback must not read it
-    completion = completion_of(trajectory(SEARCHED))
-    assert completion.spread([7.0]).tolist() == [7.0, 7.0, 0, 0, 0]
-
-
 @pytest.mark.parametrize("missing", ["token_ids", "logprobs"])
 def test_a_trajectory_from_a_file_has_no_tokens(missing):
     turn = Turn("a", token_ids=[1], logprobs=[0.0])

@@ -348,5 +348,5 @@ def test_tokens_of_a_rollout_are_masked_as_the_policy_wrote_them(codec):
     assert codec.decode(completion.token_ids[completion.sampled == 0].tolist()) == (
         INFORMATION_OPEN + shown("a") + INFORMATION_CLOSE
     )
-    spread = completion.spread([1.0, 2.0])
-    assert spread.sum() == len(policy[0]) + 2 * len(policy[1])
+    assert (completion.turn_index == 0).sum() == len(policy[0])
+    assert (completion.turn_index == 1).sum() == len(policy[1])

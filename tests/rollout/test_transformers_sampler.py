@@ -11,11 +11,13 @@ pytest.importorskip("transformers")
 
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tspo.errors import BadInput
 from tspo.rollout import transformers_sampler
 from tspo.rollout.codec import Codec
-from tspo.rollout.transformers_sampler import TransformersSampler
+from tspo.rollout.transformers_sampler import TransformersSampler, draw
 
 CAPACITY = 160
 # (length of the prompt, tokens of turn 1, length of the feedback, tokens of turn 2); each pair shares its prompt
@@ -410,3 +412,17 @@ def test_attention_that_takes_no_mask_is_bad_input(tiny_model, codec):
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(BadInput, match="not flash_attention_2"):
         TransformersSampler(model, codec, rows=1, capacity=CAPACITY)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-6, 0.1, 1.0]), min_size=1, max_size=700).filter(any),
+    st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_a_draw_is_where_the_running_sum_passes_and_never_a_token_that_cannot_be(weights, uniform):
+    probabilities = torch.tensor([weights])
+    probabilities /= probabilities.sum()
+    token = draw(probabilities, torch.tensor([[uniform]])).item()
+    assert probabilities[0, token] > 0
+    exact = probabilities[0].double().cumsum(0)
+    before = exact[token] - probabilities[0, token].double()
+    assert before - 1e-5 <= uniform * exact[-1] <= exact[token] + 1e-5

@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from tspo.training.row_parts import RowParts, gradient_norm, order_step  # noqa: E402
+from tspo.training.row_parts import RowParts, gradient_norm, order_step, row_passes, take_rows  # noqa: E402
 
 # one row: (name, of an all-wrong group, advantage, completion tokens); the last token of each is feedback
 ROWS = [
@@ -77,6 +77,27 @@ def test_weights_are_shares_of_the_policy_tokens():
     step = order_step(batches(3), beta=0.0)
     policy_tokens = [2 + 5, 1 + 3, 1 + 2]
     assert [batch["parts"].weight for batch in step] == pytest.approx([3 * n / 14 for n in policy_tokens])
+
+
+def test_passes_keep_the_parts_apart_and_say_where_all_wrong_groups_end():
+    parts = RowParts(all_wrong=3, others=2, silent=2, reads_norm=True, weight=1.0)
+    lengths = torch.tensor([10, 20, 50, 30, 10, 5, 5])
+    passes = row_passes(parts, lengths, 60)
+    assert [one.rows.tolist() for one in passes] == [[0, 1], [2], [4, 3], [5, 6]]
+    assert [one.with_gradient for one in passes] == [True, True, True, False]
+    assert [one.ends_all_wrong for one in passes] == [False, True, False, False]
+
+
+def test_without_all_wrong_groups_no_pass_ends_them():
+    passes = row_passes(RowParts(0, 2, 0, True, 1.0), torch.tensor([4, 4]), 8)
+    assert [(one.rows.tolist(), one.ends_all_wrong) for one in passes] == [([0, 1], False)]
+
+
+def test_rows_are_taken_from_what_has_rows():
+    batch = {"ids": torch.arange(6).view(3, 2), "total": torch.tensor(7), "parts": "as they are"}
+    taken = take_rows(batch, torch.tensor([2, 0]))
+    assert taken["ids"].tolist() == [[4, 5], [0, 1]]
+    assert (taken["total"].item(), taken["parts"]) == (7, "as they are")
 
 
 def test_the_norm_is_over_what_has_a_gradient():

@@ -18,6 +18,8 @@ from tspo.datasets.questions import Question  # noqa: E402
 from tspo.rollout.codec import Codec  # noqa: E402
 from tspo.rollout.completion import completion_of  # noqa: E402
 from tspo.rollout.episode import Limits  # noqa: E402
+from tspo.training import policy_tokens  # noqa: E402
+from tspo.training.row_parts import order_step, row_passes  # noqa: E402
 from tspo.training.trainer import TSPOTrainer  # noqa: E402
 from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
 
@@ -153,7 +155,8 @@ def plain_terms(setting: Setting, old_shift: dict[int, torch.Tensor] | None = No
         logprobs = plain_logprobs(trainer.model, trajectory)
         completion = completion_of(trajectory)
         sampled = torch.tensor(completion.sampled).bool()
-        advantage = torch.tensor(completion.spread(credit.turn_advantages), dtype=torch.float32)
+        turns = torch.tensor([*credit.turn_advantages, 0.0])  # the last is feedback's, whose index is -1
+        advantage = turns[completion.turn_index]
         shift = old_shift[i] if old_shift else torch.zeros(len(logprobs))
         ratio = torch.exp(logprobs - (logprobs.detach() + shift))
         term = -torch.min(ratio * advantage, ratio.clamp(1 - EPSILON, 1 + EPSILON) * advantage)
@@ -228,6 +231,40 @@ def test_micro_batches_add_up_to_the_whole_batch(make_setting) -> None:
         parts.trainer._compute_loss(parts.trainer.model, part).backward()
     difference = gradients(whole.trainer.model) - gradients(parts.trainer.model)
     assert difference.norm() / gradients(whole.trainer.model).norm() < 1e-5
+
+
+def test_short_passes_give_the_gradient_of_one(make_setting, monkeypatch) -> None:
+    """A step's own backward passes: the gradient is there without a call of `backward` on what is returned."""
+    found = {}
+    for tokens in (1024, 64):
+        monkeypatch.setattr(policy_tokens, "_PASS_TOKENS", {"cpu": tokens})
+        setting = make_setting(CreditConfig())
+        (batch,) = order_step([setting.inputs], BETA)
+        passes = row_passes(batch["parts"], batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1), tokens)
+        setting.trainer._compute_loss(setting.trainer.model, batch)
+        means = {
+            name: values for name, values in setting.trainer._metrics["train"].items() if "clip" in name or "kl" in name
+        }
+        found[tokens] = (len(passes), gradients(setting.trainer.model), means)
+    (few, whole, whole_means), (many, parts, parts_means) = found.values()
+    assert few < many
+    assert (whole - parts).norm() / whole.norm() < 1e-5
+    assert all(len(values) == 1 for name, values in parts_means.items() if "clip" in name or name == "kl")
+    assert whole_means["kl"] == pytest.approx(parts_means["kl"], rel=1e-5)
+
+
+def test_the_gap_to_the_sampler_is_measured(make_setting) -> None:
+    setting = make_setting(CreditConfig())
+    (batch,) = order_step([setting.inputs], BETA)
+    setting.trainer._compute_loss(setting.trainer.model, batch)
+    expected = []
+    for trajectory in setting.trajectories:
+        completion = completion_of(trajectory)
+        with torch.no_grad():
+            difference = plain_logprobs(setting.trainer.model, trajectory) - torch.tensor(completion.logprobs)
+        expected.append(difference.abs()[torch.tensor(completion.sampled).bool()])
+    (gap,) = setting.trainer._metrics["train"]["tspo/logprob_gap"]
+    assert gap == pytest.approx(torch.cat(expected).mean().item(), rel=1e-4)
 
 
 def test_feedback_tokens_have_exactly_no_gradient(make_setting) -> None:

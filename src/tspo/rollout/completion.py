@@ -27,10 +27,6 @@ class Completion:
         """1 where the policy sampled the token, 0 on feedback: the mask of loss, KL and ratios."""
         return (self.turn_index >= 0).astype(np.int64)
 
-    def spread(self, turn_values: list[float]) -> NDArray[np.float64]:
-        """Give each turn's value to every token sampled in that turn, and 0 to feedback."""
-        return np.where(self.turn_index >= 0, np.asarray(turn_values)[self.turn_index], 0.0)
-
 
 def completion_of(trajectory: Trajectory) -> Completion:
     """The sampled and appended tokens of a trajectory that came from a rollout."""

@@ -110,6 +110,14 @@ def run_warmup(config: RunConfig, *, console: Console) -> Path:
         return run.warmed_up()
 
 
+def run_steps(config: RunConfig, *, console: Console) -> Path:
+    """Only the training of a run, from the model as it is: the folder of the trained model."""
+    with _opened(config, console) as run:
+        grpo_config(config)
+        prepare_output(config, resume=False)
+        return run.trained(config.model)
+
+
 def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summary:
     """Evaluate `config.model` on the test questions and write the result to `folder`."""
     with explain_full_disk(folder), quiet_libraries():
@@ -153,7 +161,7 @@ class _Run:
         if config.warmup.epochs > 0:
             start = str(self.warmed_up())
             self._evaluate("after warm-up", start)
-        final = self._trained(start)
+        final = self.trained(start)
         self._evaluate("after training", str(final))
         if self.summaries:
             self.console.print(format_comparison(self.summaries), markup=False, highlight=False, soft_wrap=True)
@@ -197,7 +205,7 @@ class _Run:
         _save_model(model, materials.codec, folder)
         return folder
 
-    def _trained(self, start: str) -> Path:
+    def trained(self, start: str) -> Path:
         folder = self.output / "model"
         if is_whole(folder):
             return folder

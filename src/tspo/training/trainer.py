@@ -29,6 +29,7 @@ from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, pass_tokens, score_tokens
 from tspo.training.row_parts import gradient_norm, order_step, row_passes, take_rows
+from tspo.training.token_advantages import spread_over_tokens
 from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -95,6 +96,7 @@ class TSPOTrainer(GRPOTrainer):
         self._indices: list[int] = []
         self._searches = SearchLog()
         self._scored = torch.zeros(0)
+        self._sampled_with: torch.Tensor | None = None
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
         self._all_wrong: list[bool] = []
@@ -114,14 +116,17 @@ class TSPOTrainer(GRPOTrainer):
         """TRL's batch with `advantages` of shape (trajectories, completion tokens)."""
         self._indices = [row["index"] for row in inputs]
         output = super()._generate_and_score_completions(inputs)
-        rows = [
-            torch.tensor(completion.spread(credit.turn_advantages), dtype=torch.float32)
-            for completion, credit in zip(self._completions, self._credits, strict=True)
-        ]
-        advantages = pad(rows, padding_value=0.0, pad_to_multiple_of=self.pad_to_multiple_of)
-        output["advantages"] = advantages.to(output["completion_ids"].device)
-        output["all_wrong"] = torch.tensor(self._all_wrong, device=output["completion_ids"].device)
+        device = output["completion_ids"].device
+        turn_number = self._padded([torch.tensor(completion.turn_index + 1) for completion in self._completions])
+        turn_advantages = pad([torch.tensor(credit.turn_advantages) for credit in self._credits])
+        output["advantages"] = spread_over_tokens(turn_advantages, turn_number).to(device)
+        sampled_with = [torch.tensor(completion.logprobs, dtype=torch.float32) for completion in self._completions]
+        output["sampled_with"] = self._padded(sampled_with).to(device)
+        output["all_wrong"] = torch.tensor(self._all_wrong, device=device)
         return output
+
+    def _padded(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        return pad(rows, padding_value=0, pad_to_multiple_of=self.pad_to_multiple_of)
 
     def rollout(self) -> dict[str, list[Any]]:
         """Run the episodes of this step's questions and credit them, over all processes together."""
@@ -256,7 +261,19 @@ class TSPOTrainer(GRPOTrainer):
 
     def _loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._scored = inputs["completion_mask"] * inputs["tool_mask"]
-        return super()._compute_loss(model, inputs)
+        # On-policy, TRL takes the log-probabilities of this very pass for the sampler's: here is how far they differ.
+        self._sampled_with = None if "old_per_token_logps" in inputs else inputs.get("sampled_with")
+        loss = super()._compute_loss(model, inputs)
+        self._sampled_with = None
+        return loss
+
+    def _note_gap(self, logprobs: torch.Tensor) -> None:
+        """Log the mean distance of the update's log-probabilities from those that the tokens were sampled with."""
+        if self._sampled_with is not None and self.model.training:
+            gap = ((logprobs.detach() - self._sampled_with).abs() * self._scored).sum() / self._scored.sum().clamp(
+                min=1
+            )
+            self._metrics["train"][_GAP].append(gap.item())
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -277,10 +294,13 @@ class TSPOTrainer(GRPOTrainer):
         if on_hand and input_ids.device.type == "cpu":
             scores = self._score_policy_tokens(model, input_ids, attention_mask, self._scored)
             if scores is not None:
+                self._note_gap(scores[0])
                 return scores[0], scores[1] if compute_entropy else None, None
-        return super()._get_per_token_logps_and_entropies(
+        theirs = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others
         )
+        self._note_gap(theirs[0])
+        return theirs
 
     def _score_policy_tokens(
         self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, scored: torch.Tensor
@@ -337,7 +357,9 @@ def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
     return list(completion.sampled.tolist())
 
 
-_TOKEN_MEANS = {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
+_GAP = PREFIX + "logprob_gap"
+
+_TOKEN_MEANS = {_GAP, "kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
 """TRL's metrics that are means over a micro-batch's policy tokens; it then averages micro-batches as equals."""
 
 _TOKEN_SUMS = {"dapo", "cispo", "vespo"}
@@ -358,6 +380,7 @@ _COMPLETION_FIELDS = (
     "completion_ids",
     "completion_mask",
     "advantages",
+    "sampled_with",
     "tool_mask",
     "old_per_token_logps",
     "sampling_per_token_logps",
