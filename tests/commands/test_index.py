@@ -159,12 +159,12 @@ def test_a_build_killed_anywhere_leaves_nothing_that_loads(tmp_path):
     index = tmp_path / "out" / "index"
     command = [*COMMAND, "index", corpus, "--out", str(index)]
     killed_midway = 0
-    for step in range(12):
+    for step in range(60):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
         deadline = time.monotonic() + 60
         while not any((tmp_path / "out").iterdir()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep(0.12 * step)
+        time.sleep(0.02 * step)
         process.kill()
         if process.wait() == 0:
             break
