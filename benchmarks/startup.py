@@ -1,9 +1,9 @@
-"""Seconds from typing to the end: importing tspo, `tspo --help`, `tspo credit` on 1,000 trajectories, each a new process.
+"""How long a new process takes: importing tspo, `tspo --help`, `tspo credit` on 1,000 trajectories.
 
     python benchmarks/startup.py
 
-The floor is `python -c pass`. Beside them what TRL's trainer takes to be imported. Median, [least, greatest] of 7 rounds
-in which they take turns, in milliseconds.
+The floor is `python -c pass`. Beside them what TRL's trainer takes to be imported. Median, [least, greatest] of 7
+rounds in which they take turns, in milliseconds.
 """
 
 from __future__ import annotations
