@@ -414,6 +414,41 @@ def test_attention_that_takes_no_mask_is_bad_input(tiny_model, codec):
         TransformersSampler(model, codec, rows=1, capacity=CAPACITY)
 
 
+def test_a_row_of_a_block_that_no_pass_has_reached_can_move(tiny_model, codec, monkeypatch):
+    """Prompts of one pass each: the first episodes are over before the last rows, in another block, are read."""
+    monkeypatch.setattr(transformers_sampler, "_PASS_TOKENS", 8)
+    sampler = TransformersSampler(tiny_model, codec, rows=20, capacity=CAPACITY, temperature=0)
+    prompts = [tokens(f"prompt {i}", 5 + i) for i in range(20)]
+
+    async def one(prompt):
+        async with sampler.session("seed") as session:
+            return await session.sample(prompt, 1)
+
+    async def every():
+        return await asyncio.gather(*map(one, prompts))
+
+    for prompt, sampled in zip(prompts, run(every()), strict=True):
+        assert_as_sampled(tiny_model, prompt, sampled, 0)
+
+
+def test_a_pass_that_fails_for_a_new_block_is_what_every_episode_raises(tiny_model, codec, monkeypatch):
+    monkeypatch.setattr(transformers_sampler, "_PASS_TOKENS", 90)
+    error = RuntimeError("out of memory")
+    model = scripted(tiny_model, [5, error, *[6] * 100])
+    sampler = TransformersSampler(model, codec, rows=20, capacity=50)
+    prompts = [tokens(f"prompt {i}", 5) for i in range(20)]
+
+    async def one(prompt):
+        async with sampler.session("seed") as session:
+            return await session.sample(prompt, 9)
+
+    async def every():
+        return await asyncio.gather(*map(one, prompts), return_exceptions=True)
+
+    assert run(every()) == [error] * 20
+    assert [sampled.token_ids for sampled in run(every())] == [[6] * 9] * 20
+
+
 @given(
     st.lists(st.sampled_from([0.0, 1e-30, 1e-6, 0.1, 1.0]), min_size=1, max_size=700).filter(any),
     st.floats(0, 1, exclude_max=True, width=32),

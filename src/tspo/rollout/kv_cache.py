@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class BlockPass:
-    """What a forward pass brings to one block; `tokens` are its places in the pass.
+    """What a forward pass brings to one block, which has `columns` then; `tokens` are its places in the pass.
 
     `rows` and `positions` (tokens,) say where in the block each token lies. Rows that get a single token are
     computed together: `single` are their places in the pass, `single_rows` their rows, and `unseen` (live rows, 1, 1,
@@ -40,6 +40,7 @@ class BlockPass:
     """
 
     block: int
+    columns: int
     tokens: slice
     rows: torch.Tensor
     positions: torch.Tensor
@@ -62,6 +63,7 @@ class RowCache(Cache):
         self.capacity = capacity
         self.passes: Sequence[BlockPass] = ()
         """The pass under way, block by block."""
+        self._pieces: Sequence[Piece] = ()
         self._lengths = [0] * rows
         self._layers: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = []
 
@@ -69,33 +71,43 @@ class RowCache(Cache):
         """Say what the next forward pass brings; the positions (1, tokens) of its tokens."""
         by_block: dict[int, list[Piece]] = {}
         for piece in pieces:
-            self._lengths[piece.row] = piece.end
             by_block.setdefault(piece.row // BLOCK_ROWS, []).append(piece)
         passes: list[BlockPass] = []
         at = 0
         for block, inside in by_block.items():
             passes.append(self._pass_of(block, inside, at, device))
             at = passes[-1].tokens.stop
-        self.passes = passes
+        self._pieces, self.passes = pieces, passes
         return torch.cat([part.positions for part in passes])[None]
+
+    def passed(self) -> None:
+        """The pass went through: its rows hold its tokens. After one that failed they hold what they held."""
+        for piece in self._pieces:
+            self._lengths[piece.row] = piece.end
 
     def _pass_of(self, block: int, pieces: Sequence[Piece], at: int, device: torch.device) -> BlockPass:
         single: list[int] = []
         longer: list[tuple[Piece, slice]] = []
         rows: list[int] = []
+        lengths = self._lengths_in(block)
         start = at
         for piece in pieces:
-            rows += [piece.row % BLOCK_ROWS] * piece.count
+            row = piece.row % BLOCK_ROWS
+            rows += [row] * piece.count
+            lengths[row] = piece.end
             if piece.count == 1:
                 single.append(at)
             else:
                 longer.append((piece, slice(at, at + piece.count)))
             at += piece.count
-        columns = torch.arange(self._columns(block))
-        ends = torch.tensor(self._lengths_in(block))
-        unseen = torch.zeros(len(ends), len(columns)).masked_fill_(columns >= ends[:, None], -torch.inf)
+        columns = self._columns(lengths)
+        while lengths[-1] == 0:  # rows past the last one in use
+            lengths.pop()
+        unseen = torch.zeros(len(lengths), columns)
+        unseen.masked_fill_(torch.arange(columns) >= torch.tensor(lengths)[:, None], -torch.inf)
         return BlockPass(
             block,
+            columns,
             slice(start, at),
             torch.tensor(rows, device=device),
             torch.cat([torch.arange(piece.start, piece.end) for piece in pieces]).to(device),
@@ -113,7 +125,7 @@ class RowCache(Cache):
             self._layers.append({})
         stores = []
         for part in self.passes:
-            keys, values = store = self._fit(layer_idx, part.block, key_states, value_states)
+            keys, values = store = self._fit(layer_idx, part.block, part.columns, key_states, value_states)
             keys[part.rows, :, :, part.positions] = key_states[0, :, part.tokens].transpose(0, 1)
             values[part.rows, :, part.positions] = value_states[0, :, part.tokens].transpose(0, 1)
             stores.append(store)
@@ -122,10 +134,13 @@ class RowCache(Cache):
     def copy_row(self, source: int, target: int) -> None:
         """Make row `target` what row `source` is."""
         length = self._lengths[target] = self._lengths[source]
+        if length == 0:  # its block may not be there yet
+            return
         (from_block, from_row), (to_block, to_row) = divmod(source, BLOCK_ROWS), divmod(target, BLOCK_ROWS)
+        columns = self._columns(self._lengths_in(to_block))
         for layer, blocks in enumerate(self._layers):
             keys, values = blocks[from_block]
-            to_keys, to_values = self._fit(layer, to_block, keys.transpose(2, 3), values)
+            to_keys, to_values = self._fit(layer, to_block, columns, keys.transpose(2, 3), values)
             to_keys[to_row, :, :, :length] = keys[from_row, :, :, :length]
             to_values[to_row, :, :length] = values[from_row, :, :length]
 
@@ -134,21 +149,16 @@ class RowCache(Cache):
         self._lengths[row] = 0
 
     def _lengths_in(self, block: int) -> list[int]:
-        """The lengths of a block's rows up to its last one in use."""
-        lengths = self._lengths[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-        while len(lengths) > 1 and lengths[-1] == 0:
-            lengths.pop()
-        return lengths
+        return self._lengths[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
 
-    def _columns(self, block: int) -> int:
-        longest = max(self._lengths_in(block))
-        return min(-(-longest // _GRAIN) * _GRAIN, self.capacity)
+    def _columns(self, lengths: list[int]) -> int:
+        """The columns of a block whose rows are so long."""
+        return min(-(-max(lengths) // _GRAIN) * _GRAIN, self.capacity)
 
     def _fit(
-        self, layer: int, block: int, keys_like: torch.Tensor, values_like: torch.Tensor
+        self, layer: int, block: int, columns: int, keys_like: torch.Tensor, values_like: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A block's keys and values with as many columns as its rows now need."""
-        columns = self._columns(block)
+        """A block's keys and values with so many columns."""
         stored = self._layers[layer].get(block)
         if stored is None or stored[1].shape[2] != columns:
             rows = min(BLOCK_ROWS, len(self._lengths) - block * BLOCK_ROWS)

@@ -194,6 +194,7 @@ class TransformersSampler:
                 use_cache=True,
                 logits_to_keep=last,
             )
+        self._cache.passed()
         for row, piece in zip(rows, pieces, strict=True):
             row.length, row.unseen = piece.end, []
         return output.logits[0].float()

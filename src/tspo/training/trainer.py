@@ -165,9 +165,7 @@ class TSPOTrainer(GRPOTrainer):
             _loss_mask(trajectory, completion)
             for trajectory, completion in zip(trajectories, self._completions, strict=True)
         ]
-        self._scored = pad(
-            [torch.tensor(mask) for mask in masks], padding_value=0, pad_to_multiple_of=self.pad_to_multiple_of
-        )
+        self._scored = self._padded([torch.tensor(mask) for mask in masks])
         return {
             "prompt_ids": [trajectory.prompt_token_ids for trajectory in trajectories],
             "completion_ids": [completion.token_ids.tolist() for completion in self._completions],
@@ -270,10 +268,8 @@ class TSPOTrainer(GRPOTrainer):
     def _note_gap(self, logprobs: torch.Tensor) -> None:
         """Log the mean distance of the update's log-probabilities from those that the tokens were sampled with."""
         if self._sampled_with is not None and self.model.training:
-            gap = ((logprobs.detach() - self._sampled_with).abs() * self._scored).sum() / self._scored.sum().clamp(
-                min=1
-            )
-            self._metrics["train"][_GAP].append(gap.item())
+            gaps = (logprobs.detach() - self._sampled_with).abs() * self._scored
+            self._metrics["train"][_GAP].append((gaps.sum() / self._scored.sum().clamp(min=1)).item())
 
     def _get_per_token_logps_and_entropies(
         self,
