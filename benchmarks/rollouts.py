@@ -29,6 +29,7 @@ from machine import Machine
 from rollout_table import Measured, check, print_growth, print_table
 from rollout_workload import TURNS, Workload, make_engine
 from tspo.rollout.models import resolve_model
+from tspo.training.machine_floor import num_parameters
 from vllm_rollouts import environment
 from workers import ForeignWorker, Worker, in_own_process
 
@@ -51,15 +52,6 @@ second. of floor: the share of it by sampled tokens; least: by the tokens that a
 log-probabilities, then finite for every sampled token. It stops where an engine sampled other than the tokens wanted,
 or read other passages than the rest.
 """
-
-
-def parameters(model: str) -> int:
-    """How many parameters a model has; tied ones count once."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).num_parameters()
 
 
 def measure(workers: Mapping[str, Worker], episodes: int, rounds: int, workload: Workload) -> dict[str, Measured]:
@@ -137,7 +129,7 @@ def main() -> None:
     if args.growth:
         print_growth(found)
         return
-    count = in_own_process(parameters, workload.model)
+    count = in_own_process(num_parameters, workload.model)
     floor = max(flops) / 2 / count
     print(f"floor: {max(flops) / 1e9:,.0f} GFLOP/s, {count / 1e6:.1f} million parameters: {floor:,.0f} tokens/s\n")
     print_table(found[args.episodes], floor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +12,9 @@ import torch
 from rich.console import Console
 
 from tspo.config import RunConfig
-from tspo.rollout.models import load_model
-from tspo.training.agent import device_of, quiet_libraries
+from tspo.training.agent import device_of
+from tspo.training.machine_floor import num_parameters, product_rate
 from tspo.training.run import run_steps
-
-_SIZE = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +37,15 @@ def benchmark(config: RunConfig, steps: int, console: Console) -> tuple[float, l
     The floor is what large matrix products of the precision in use would allow: two a parameter and sampled token,
     six a parameter and trained token. A step before those that count is not counted. Nothing is kept.
     """
-    with quiet_libraries():
-        parameters = sum(parameter.numel() for parameter in load_model(config.model).parameters())
     dtypes = {"sampled": config.rollout.dtype or "float32", "trained": config.training.dtype}
-    products = {dtype: _products(dtype, device_of(config)) for dtype in dict.fromkeys(dtypes.values())}
+    products = {
+        dtype: product_rate(getattr(torch, dtype), device_of(config)) for dtype in dict.fromkeys(dtypes.values())
+    }
     with TemporaryDirectory(prefix="tspo-benchmark-") as folder:
         training = config.training.model_copy(update={"steps": steps + 1})
         run_steps(config.model_copy(update={"output_dir": Path(folder) / "run", "training": training}), console=console)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    parameters = num_parameters(config.model)
     measured = [json.loads(line) for line in lines]
     sampled, trained = (
         [line[name] for line in measured] for name in ("rollout_tokens_per_second", "update_tokens_per_second")
@@ -56,14 +54,3 @@ def benchmark(config: RunConfig, steps: int, console: Console) -> tuple[float, l
         Rates("sampled", sampled, products[dtypes["sampled"]] / 2 / parameters),
         Rates("trained", trained, products[dtypes["trained"]] / 6 / parameters),
     ]
-
-
-def _products(dtype: str, device: torch.device) -> float:
-    """Operations a second of square matrix products: the best of several."""
-    left, right = (torch.randn(_SIZE, _SIZE, device=device).to(getattr(torch, dtype)) for _ in range(2))
-    seconds = []
-    for _ in range(8):
-        started = time.perf_counter()
-        (left @ right)[0, 0].item()  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    return 2 * _SIZE**3 / min(seconds)
