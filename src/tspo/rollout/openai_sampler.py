@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-from tspo.background_loop import BackgroundLoop
 from tspo.errors import BadInput
 from tspo.protocol import STOP_STRINGS
 from tspo.retrieval.base import RetrieverError, RetrieverGone
 from tspo.retrieval.call_settings import CallSettings
 from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_address, read_json
 from tspo.rollout.codec import Codec
-from tspo.rollout.room import Room
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
-from tspo.rollout.whole_context import WholeContext
+from tspo.rollout.whole_context import WholeContextSampler
 
 _PATIENCE = 60.0
 """Seconds without any answer after which a server counts as gone."""
 
 
-class OpenAISampler:
+class OpenAISampler(WholeContextSampler):
     """A `Sampler` on the model that the server at `url` (up to and with /v1) calls `model`.
 
     `rows` calls at most are under way, each of at most `timeout_seconds`, retries and all. `temperature` 0 is
-    greedy. Log-probabilities are as the server reports them; None where it reports none, or no token ids.
+    greedy. Equal seeds sample equal texts where the server heeds seeds. Log-probabilities are as it reports them;
+    None where it reports none, or no token ids.
     Raises BadInput for an address that is none and a key that is not there; so does a turn that gets no answer.
     """
 
@@ -48,12 +45,8 @@ class OpenAISampler:
         api_key_variable: str | None = None,
         timeout_seconds: float = 600.0,
     ) -> None:
-        self.codec = codec
-        self.temperature = temperature
+        super().__init__(codec, rows=rows, capacity=capacity, temperature=temperature, name="openai")
         self._model = model
-        self._capacity = capacity
-        self._room = Room(rows)
-        self._loop = BackgroundLoop("openai")
         self._address = checked_address(url)
         self._calls = HttpCalls(
             self._address,
@@ -80,15 +73,6 @@ class OpenAISampler:
         """See `Sampler`: closes the connections."""
         self._loop.wait(self._calls.close())
         self._loop.close()
-
-    @asynccontextmanager
-    async def session(self, seed: str) -> AsyncIterator[WholeContext]:
-        """See `Sampler`; equal seeds sample equal texts where the server heeds seeds."""
-        async with self._room.place():
-            yield WholeContext(seed, self._capacity, self._ask)
-
-    async def _ask(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
-        return await self._loop.run(self._turn(context, max_tokens, seed))
 
     async def _turn(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
         body = {

@@ -12,8 +12,8 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import aclosing
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from tspo.background_loop import BackgroundLoop
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
 from tspo.rollout.policy_folder import save_policy, temporary_folder
-from tspo.rollout.room import Room
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
-from tspo.rollout.whole_context import WholeContext
+from tspo.rollout.whole_context import WholeContextSampler
 
 _SEEN = "what it says is above, more with VLLM_LOGGING_LEVEL=INFO"
 
 
-class VLLMSampler:
+class VLLMSampler(WholeContextSampler):
     """A `Sampler` on a vLLM engine that starts with it.
 
     `policy` is a model whose weights `refresh` takes over, or the folder or hub name of one. `rows` sessions
@@ -52,13 +50,9 @@ class VLLMSampler:
         dtype: torch.dtype = torch.float32,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
-        self.codec = codec
-        self.temperature = temperature
-        self._capacity = capacity
+        super().__init__(codec, rows=rows, capacity=capacity, temperature=temperature, name="vllm")
         self._policy = policy
-        self._room = Room(rows)
         self._numbers = itertools.count()
-        self._loop = BackgroundLoop("vllm")
         self._engine: Any = None
         self._folder: Path | None = None
         if isinstance(policy, str):
@@ -101,15 +95,6 @@ class VLLMSampler:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-
-    @asynccontextmanager
-    async def session(self, seed: str) -> AsyncIterator[WholeContext]:
-        """See `Sampler`; a session that waits for a search takes nothing but its place."""
-        async with self._room.place():
-            yield WholeContext(seed, self._capacity, self._ask)
-
-    async def _ask(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
-        return await self._loop.run(self._turn(context, max_tokens, seed))
 
     async def _turn(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
         from vllm import TokensPrompt

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
+from tspo.background_loop import BackgroundLoop
+from tspo.rollout.codec import Codec
+from tspo.rollout.room import Room
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_seed
 
@@ -30,3 +35,27 @@ class WholeContext:
         self._turns += 1
         self._context += sampled.token_ids
         return sampled
+
+
+class WholeContextSampler(ABC):
+    """What samplers on such engines share: places for sessions, and an event loop that the engine's client lives in."""
+
+    def __init__(self, codec: Codec, *, rows: int, capacity: int, temperature: float, name: str) -> None:
+        self.codec = codec
+        self.temperature = temperature
+        self._capacity = capacity
+        self._room = Room(rows)
+        self._loop = BackgroundLoop(name)
+
+    @asynccontextmanager
+    async def session(self, seed: str) -> AsyncIterator[WholeContext]:
+        """See `Sampler`; a session that waits for a search takes nothing but its place."""
+        async with self._room.place():
+            yield WholeContext(seed, self._capacity, self._ask)
+
+    async def _ask(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
+        return await self._loop.run(self._turn(context, max_tokens, seed))
+
+    @abstractmethod
+    async def _turn(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
+        """One turn of at most `max_tokens` tokens after `context`; runs in the background loop."""
