@@ -17,14 +17,15 @@ from tspo.rewards.matching import normalize_answer, occurs, occurs_in_raw
 
 QUESTIONS, GROUP_SIZE, MAX_TURNS = 512, 5, 4
 FEEDBACKS, FEEDBACK_TOKENS = 500, 500
+GROWTH = (1_000, 10_000, 100_000, 1_000_000)
 REPEATS = 30
 
 HEADER = f"""\
 Median, least and greatest of {REPEATS} repeats.
 Advantages: {QUESTIONS} questions x {GROUP_SIZE} trajectories x {MAX_TURNS} turns, in ms; less is better.
 Occurrence: turns a second on one core, {FEEDBACK_TOKENS} words of feedback each; more is better. 'hit': the
-answer is the feedback's last word, so all work is done; 'miss': it is not there. 'normalised': the feedback
-was normalised beforehand. 'é': a tenth of the words hold a letter beyond ASCII, which normalises slower.
+answer is the feedback's last words; 'miss': it is not there; 'apart': its words are, but not together. 'normalised':
+the feedback was normalised beforehand. 'é': a tenth of the words hold a letter beyond ASCII, which is slower.
 """
 
 
@@ -45,15 +46,25 @@ def print_row(name: str, values: list[float], unit: str) -> None:
     print(f"{name:<38} {middle:>12,.2f} {least:>12,.2f} {greatest:>12,.2f}  {unit}")
 
 
-def benchmark_advantages() -> None:
-    """Turn rewards and advantages of one large batch."""
+def credit_of(questions: int, config: CreditConfig) -> Callable[[], None]:
+    """What gives the turns of so many questions their rewards and advantages."""
     generator = np.random.default_rng(0)
-    n = QUESTIONS * GROUP_SIZE
+    n = questions * GROUP_SIZE
     outcome = generator.integers(0, 2, n)
     num_turns = generator.integers(1, MAX_TURNS + 1, n)
     num_turns[0] = MAX_TURNS
     first = generator.integers(-1, num_turns)
-    group_index = np.repeat(np.arange(QUESTIONS), GROUP_SIZE)
+    group_index = np.repeat(np.arange(questions), GROUP_SIZE)
+
+    def both() -> None:
+        rewards = turn_rewards(outcome, num_turns, first, config)
+        turn_advantages(rewards, num_turns, group_index, outcome, config)
+
+    return both
+
+
+def benchmark_advantages() -> None:
+    """Turn rewards and advantages of one large batch, and of batches that grow."""
     configs = {
         "tspo": CreditConfig(),
         "tspo, reached": CreditConfig(baseline="reached"),
@@ -61,15 +72,13 @@ def benchmark_advantages() -> None:
         "grpo": CreditConfig(algorithm="grpo"),
     }
     for name, config in configs.items():
-
-        def both(config: CreditConfig = config) -> None:
-            rewards = turn_rewards(outcome, num_turns, first, config)
-            turn_advantages(rewards, num_turns, group_index, outcome, config)
-
-        print_row(f"advantages, {name}", [s * 1e3 for s in measure(both)], "ms")
+        print_row(f"advantages, {name}", [s * 1e3 for s in measure(credit_of(QUESTIONS, config))], "ms")
+    for turns in GROWTH:
+        seconds = measure(credit_of(turns // (GROUP_SIZE * MAX_TURNS), CreditConfig()))
+        print_row(f"advantages, tspo, {turns:,} turns", [s * 1e3 for s in seconds], "ms")
 
 
-def make_feedbacks(last_word: str, share_beyond_ascii: float) -> list[str]:
+def make_feedbacks(last_words: str, share_beyond_ascii: float) -> list[str]:
     """Passages with the articles, capitals and punctuation of an encyclopedia, about 5 letters a word."""
     generator = random.Random(0)
     words = "the of and in to a was founded by company (American) 1998, river's an party-art city known film;"
@@ -78,16 +87,17 @@ def make_feedbacks(last_word: str, share_beyond_ascii: float) -> list[str]:
     for _ in range(FEEDBACKS):
         chosen = generator.choices(vocabulary, k=FEEDBACK_TOKENS - 1)
         beyond = [word + "é" if generator.random() < share_beyond_ascii else word for word in chosen]
-        feedbacks.append(" ".join([*beyond, last_word]))
+        feedbacks.append(" ".join([*beyond, last_words]))
     return feedbacks
 
 
 def benchmark_occurrence() -> None:
     """One golden answer against each of many feedbacks."""
-    answers = [normalize_answer("Ouagadougou")]
-    for found, last_word in (("hit", "Ouagadougou"), ("miss", "Bamako")):
+    answers = [normalize_answer("Ouagadougou Airport")]
+    endings = {"hit": "Ouagadougou Airport", "miss": "Bamako Airport", "apart": "Airport Ouagadougou"}
+    for found, last_words in endings.items():
         for letters, share in (("ASCII", 0.0), ("é", 0.1)):
-            raw = make_feedbacks(last_word, share)
+            raw = make_feedbacks(last_words, share)
             normalized = [normalize_answer(text) for text in raw]
 
             def search_raw(texts: list[str] = raw) -> None:
