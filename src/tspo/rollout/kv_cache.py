@@ -13,7 +13,10 @@ BLOCK_ROWS = 16
 """Rows that lie together and are read together, all as far as the longest of them."""
 
 _GRAIN = 64
-"""A block grows by so many tokens: in between, its products have one shape."""
+"""A block's products take so many columns more at a time: in between they have one shape."""
+
+_ROOM = 256
+"""Columns by which a block grows in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class BlockPass:
-    """What a forward pass brings to one block, which has `columns` then; `tokens` are its places in the pass.
+    """What a forward pass brings to one block, which uses `columns` then; `tokens` are its places in the pass.
 
     `rows` and `positions` (tokens,) say where in the block each token lies. Rows that get a single token are
-    computed together: `single` are their places in the pass, `single_rows` their rows, and `unseen` (live rows, 1, 1,
-    columns) takes what is past each row's end out of a softmax. `longer` are the others, with their places.
+    computed together: `single` are their places in the pass, `single_rows` their rows, `single_ends` the rows' lengths
+    with it, and `unseen` (live rows, 1, 1, columns) takes what is past each row's end out of a softmax. `longer` are
+    the others, with their places.
     """
 
     block: int
@@ -46,6 +50,7 @@ class BlockPass:
     positions: torch.Tensor
     single: torch.Tensor
     single_rows: torch.Tensor
+    single_ends: torch.Tensor
     unseen: torch.Tensor
     longer: Sequence[tuple[Piece, slice]]
 
@@ -53,9 +58,9 @@ class BlockPass:
 class RowCache(Cache):
     """Blocks of keys (rows, heads, head size, columns) and values (rows, heads, columns, head size) a layer.
 
-    Keys lie as the product with a query reads them. A block has columns for its longest row: more than `capacity`
-    tokens a row never, and less where less is used. A forward pass is one flat sequence of pieces, (1, tokens), in
-    the order of their rows, and `place` says which: no token of it is padding.
+    Keys lie as the product with a query reads them. A block has columns for its longest row and some to grow: more
+    than `capacity` tokens a row never, and less where less is used. A forward pass is one flat sequence of pieces,
+    (1, tokens), in the order of their rows, and `place` says which: no token of it is padding.
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
@@ -100,7 +105,7 @@ class RowCache(Cache):
             else:
                 longer.append((piece, slice(at, at + piece.count)))
             at += piece.count
-        columns = self._columns(lengths)
+        columns = self._up_to(lengths, _GRAIN)
         while lengths[-1] == 0:  # rows past the last one in use
             lengths.pop()
         unseen = torch.zeros(len(lengths), columns)
@@ -113,6 +118,7 @@ class RowCache(Cache):
             torch.cat([torch.arange(piece.start, piece.end) for piece in pieces]).to(device),
             torch.tensor(single, dtype=torch.long, device=device),
             torch.tensor([rows[place - start] for place in single], dtype=torch.long, device=device),
+            torch.tensor([lengths[rows[place - start]] for place in single], dtype=torch.long, device=device),
             unseen[:, None, None].to(device),
             longer,
         )
@@ -137,7 +143,7 @@ class RowCache(Cache):
         if length == 0:  # its block may not be there yet
             return
         (from_block, from_row), (to_block, to_row) = divmod(source, BLOCK_ROWS), divmod(target, BLOCK_ROWS)
-        columns = self._columns(self._lengths_in(to_block))
+        columns = max(self._lengths_in(to_block))
         for layer, blocks in enumerate(self._layers):
             keys, values = blocks[from_block]
             to_keys, to_values = self._fit(layer, to_block, columns, keys.transpose(2, 3), values)
@@ -151,25 +157,29 @@ class RowCache(Cache):
     def _lengths_in(self, block: int) -> list[int]:
         return self._lengths[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
 
-    def _columns(self, lengths: list[int]) -> int:
-        """The columns of a block whose rows are so long."""
-        return min(-(-max(lengths) // _GRAIN) * _GRAIN, self.capacity)
+    def _up_to(self, lengths: Sequence[int], grain: int) -> int:
+        """Columns for rows that are so long, in whole grains."""
+        return min(-(-max(lengths) // grain) * grain, self.capacity)
 
     def _fit(
         self, layer: int, block: int, columns: int, keys_like: torch.Tensor, values_like: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A block's keys and values with so many columns."""
+        """A block's keys and values with so many columns at least, and no more than there is use for."""
         stored = self._layers[layer].get(block)
-        if stored is None or stored[1].shape[2] != columns:
+        held = 0 if stored is None else stored[1].shape[2]
+        if stored is None or not columns <= held < columns + 2 * _ROOM:
+            columns = self._up_to([columns], _ROOM)
             rows = min(BLOCK_ROWS, len(self._lengths) - block * BLOCK_ROWS)
             heads, size = keys_like.shape[1], keys_like.shape[3]
-            # zeros: what no row has written yet is multiplied by 0, which only finite numbers survive
-            keys = keys_like.new_zeros(rows, heads, size, columns)
-            values = values_like.new_zeros(rows, heads, columns, values_like.shape[3])
+            keys = keys_like.new_empty(rows, heads, size, columns)
+            values = values_like.new_empty(rows, heads, columns, values_like.shape[3])
+            kept = min(columns, held)
             if stored is not None:
-                kept = min(columns, stored[1].shape[2])
                 keys[..., :kept] = stored[0][..., :kept]
                 values[:, :, :kept] = stored[1][:, :, :kept]
+            # zeros: what no row has written yet is multiplied by 0, which only finite numbers survive
+            keys[..., kept:] = 0
+            values[:, :, kept:] = 0
             stored = self._layers[layer][block] = keys, values
         return stored
 

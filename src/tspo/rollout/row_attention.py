@@ -15,6 +15,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from tspo.rollout.kv_cache import BLOCK_ROWS, BlockPass, RowCache
+from tspo.rollout.row_kernels import RowKernels, fits_kernels, row_kernels
 
 _NAME = "tspo_rows"
 
@@ -51,18 +52,25 @@ def row_attention(
     Each token sees its own row up to itself. Returns (1, tokens, heads, size); no mask and no dropout.
     """
     heads, tokens, size = query.shape[1:]
-    scaled = query[0] * (size**-0.5 if scaling is None else scaling)
     key_heads, value_size = values[0].shape[1], values[0].shape[3]
-    grouped = scaled.view(key_heads, heads // key_heads, tokens, size)
-    output = query.new_empty(*grouped.shape[:3], value_size)
+    group = heads // key_heads
+    scaled = query[0] * (size**-0.5 if scaling is None else scaling)
+    grouped = scaled.view(key_heads, group, tokens, size)
+    output = query.new_empty(tokens, heads, value_size)
+    grouped_output = output.view(tokens, key_heads, group, value_size).permute(1, 2, 0, 3)
+    kernels = row_kernels() if fits_kernels(query) else None
     for part, block_keys, block_values in zip(_cache.get().passes, keys, values, strict=True):
-        if len(part.single):
+        if kernels is not None:
+            kernels.decode(scaled, block_keys, block_values, part, output)
+        elif len(part.single):
             at = part.single if part.longer else part.tokens
-            output[:, :, at] = _decode(grouped[:, :, at], block_keys, block_values, part)
+            grouped_output[:, :, at] = _decode(grouped[:, :, at], block_keys, block_values, part)
         for piece, at in part.longer:
             row = piece.row % BLOCK_ROWS
-            _prefill(grouped[:, :, at], block_keys[row], block_values[row], piece.start, output[:, :, at])
-    return output.view(1, heads, tokens, value_size).transpose(1, 2), None
+            _prefill(
+                grouped[:, :, at], block_keys[row], block_values[row], piece.start, grouped_output[:, :, at], kernels
+            )
+    return output[None], None
 
 
 def _decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part: BlockPass) -> torch.Tensor:
@@ -72,23 +80,35 @@ def _decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part:
     asked = query.permute(2, 0, 1, 3)
     if waiting:  # a product of the whole block needs no copy of its keys
         asked = asked.new_zeros(live, *asked.shape[1:]).index_copy_(0, part.single_rows, asked)
-    scores = torch.matmul(asked, keys[:live])
+    scores = torch.matmul(asked, keys[:live, :, :, : part.columns])
     scores += part.unseen
-    attended = torch.matmul(scores.softmax(-1), values[:live])
+    attended = torch.matmul(scores.softmax(-1), values[:live, :, : part.columns])
     return (attended[part.single_rows] if waiting else attended).permute(1, 2, 0, 3)
 
 
-def _prefill(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, output: torch.Tensor) -> None:
+def _prefill(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    start: int,
+    output: torch.Tensor,
+    kernels: RowKernels | None,
+) -> None:
     """Tokens of one row from `start` on; `query` and `output` (key heads, heads a key head, tokens, size)."""
     key_heads, group, tokens, size = query.shape
-    later = _later_tokens(query.dtype, query.device)
     for first in range(0, tokens, _LATER):
         last = min(first + _LATER, tokens)
         end = start + last
         asked = query[:, :, first:last].reshape(key_heads, -1, size)
         scores = torch.bmm(asked, keys[:, :, :end])
-        scores.view(key_heads, group, last - first, end)[..., start + first :] += later[: last - first, : last - first]
-        attended = torch.bmm(scores.softmax(-1), values[:, :end])
+        by_head = scores.view(key_heads * group, last - first, end)
+        if kernels is not None:
+            kernels.causal_softmax(by_head, start + first + 1)
+        else:
+            later = _later_tokens(query.dtype, query.device)
+            by_head[..., start + first :] += later[: last - first, : last - first]
+            scores = scores.softmax(-1)
+        attended = torch.bmm(scores, values[:, :end])
         output[:, :, first:last] = attended.view(key_heads, group, last - first, -1)
 
 
