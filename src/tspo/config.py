@@ -85,6 +85,12 @@ class ServerSection(_Section):
 
     url: str = Field(description="its address up to and with /v1")
     model: str = Field(description="the name under which it serves the model")
+    chat: bool = Field(
+        default=False, description="ask /chat/completions, for servers that do not take tokens; the template is theirs"
+    )
+    body: dict[str, Any] = Field(
+        default={}, description="fields to add to each request, such as top_p; null leaves one of ours out"
+    )
     api_key_variable: str | None = Field(
         default=None, description="environment variable that holds the key; empty: no key is sent"
     )

@@ -19,6 +19,7 @@ import uvicorn
 
 from tspo.errors import BadInput
 from tspo.retrieval.http_calls import Malformed
+from tspo.rollout.codec import Codec
 from tspo.rollout.openai_sampler import OpenAISampler, read_completion
 from tspo.rollout.transformers_sampler import TransformersSampler
 
@@ -40,9 +41,17 @@ class Server:
 
     async def complete(self, request: fastapi.Request):
         body = await request.json()
+        chat = request.url.path.endswith("/chat/completions")
+        if chat:
+            said = [message["content"] for message in body["messages"]]
+            body["prompt"] = [token for text in ("<|im_start|>", *said) for token in self.taught.codec.policy(text)]
         self.asked.append(body)
         self.headers.append(request.headers)
         reply = await asyncio.to_thread(self.generate, body)
+        if chat:
+            (choice,) = reply["choices"]
+            kept = {"index": 0, "finish_reason": choice["finish_reason"]}
+            reply["choices"] = [kept | {"message": {"role": "assistant", "content": choice["text"]}}]
         if self.script:
             return self.script.pop(0)(reply)
         return reply
@@ -73,6 +82,7 @@ def served(complete):
     """The address at which `complete` answers, in a thread of its own."""
     app = fastapi.FastAPI()
     app.post("/v1/completions")(complete)
+    app.post("/v1/chat/completions")(complete)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
@@ -134,6 +144,52 @@ def test_a_server_that_returns_text_alone(taught, server, sampler, word):
     expected, said = run(taught.turn(reference, word)), run(taught.turn(sampler, word))
     assert (said.text, said.finish, said.logprobs) == (expected.text, expected.finish, None)
     assert taught.codec.decode(said.token_ids) == said.text
+
+
+@pytest.fixture
+def chat_sampler(server):
+    server.like_openai = True
+    codec = Codec(server.taught.codec.tokenizer, "{question}", chat_template=False)
+    sampler = OpenAISampler(
+        codec,
+        url=server.url,
+        model="m",
+        rows=4,
+        capacity=300,
+        timeout_seconds=20,
+        chat=True,
+        body={"seed": None, "n": 1},
+    )
+    yield sampler
+    sampler.close()
+
+
+def test_a_chat_server_is_asked_in_messages(taught, server, chat_sampler):
+    first, second = run(taught.two_turns(chat_sampler))
+    assert [first.text, second.text] == ["<search>Paris</search>", "<answer>Paris</answer>"]
+    assert (first.finish, first.logprobs) == ("stop", None)
+    feedback = taught.codec.decode(taught.feedback())
+    *_, asked = server.asked
+    assert [(message["role"], message["content"]) for message in asked["messages"][1:]] == [
+        ("assistant", "<search>Paris</search>"),
+        ("user", feedback),
+    ]
+    assert asked["n"] == 1
+    assert not asked.keys() & {"seed", "stop_token_ids", "top_k"}
+
+
+def test_without_its_chat_template_a_prompt_is_its_words(taught):
+    tokenizer = taught.codec.tokenizer
+    assert tokenizer.chat_template
+    codec = Codec(tokenizer, "Ask: {question}?", chat_template=False)
+    assert tokenizer.decode(codec.prompt("<|im_start|>who"), skip_special_tokens=True) == "Ask: < |im_start|>who?"
+
+
+@pytest.mark.parametrize("content", [None, 7, ["text"]])
+def test_a_message_without_text_is_malformed(taught, content):
+    choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+    with pytest.raises(Malformed, match="neither token ids nor text"):
+        read_completion(json.dumps({"choices": [choice]}).encode(), 10, taught.codec)
 
 
 def test_what_is_asked(server, sampler, taught):

@@ -24,10 +24,12 @@ class Codec:
     """One tokenizer's view of the protocol.
 
     `prompt_template` holds `{question}` once; where the tokenizer has a chat template, the prompt is
-    sent as the user's message.
+    sent as the user's message, unless `chat_template` says that somebody else sees to it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_template: str = PROMPT) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_template: str = PROMPT, *, chat_template: bool = True
+    ) -> None:
         if prompt_template.count("{question}") != 1:
             raise BadInput("rollout.prompt: the prompt must hold {question} exactly once")
         self.tokenizer = tokenizer
@@ -37,7 +39,7 @@ class Codec:
             reverse=True,
         )
         text = prompt_template.replace("{question}", _QUESTION_MARK)
-        if tokenizer.chat_template:
+        if chat_template and tokenizer.chat_template:
             text = tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
             )

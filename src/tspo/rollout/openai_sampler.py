@@ -1,13 +1,15 @@
 """Sampling from an OpenAI-compatible server, to evaluate what it serves.
 
-A turn is one call of /v1/completions with the whole context as token ids. What comes back is a stranger's:
-it is checked, cut by the rule of all samplers, and never becomes a special token by being written like one.
+A turn is one call of /v1/completions with the whole context as token ids, or of /v1/chat/completions with what came
+from outside as the user's messages and the turns as the assistant's. What comes back is a stranger's: it is checked,
+cut by the rule of all samplers, and never becomes a special token by being written like one.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from tspo.errors import BadInput
@@ -18,7 +20,7 @@ from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_add
 from tspo.rollout.codec import Codec
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
-from tspo.rollout.whole_context import WholeContextSampler
+from tspo.rollout.whole_context import Context, WholeContextSampler, flat
 
 _PATIENCE = 60.0
 """Seconds without any answer after which a server counts as gone."""
@@ -28,8 +30,10 @@ class OpenAISampler(WholeContextSampler):
     """A `Sampler` on the model that the server at `url` (up to and with /v1) calls `model`.
 
     `rows` calls at most are under way, each of at most `timeout_seconds`, retries and all. `temperature` 0 is
-    greedy. Equal seeds sample equal texts where the server heeds seeds. Log-probabilities are as it reports them;
-    None where it reports none, or no token ids.
+    greedy. With `chat` it is asked in messages, for servers that have no other way; the codec must leave the chat
+    template to the server then. `body` adds fields to each request; one that is None is left out. Equal seeds sample
+    equal texts where the server heeds seeds. Log-probabilities are as it reports them; None where it reports none, or
+    no token ids.
     Raises BadInput for an address that is none and a key that is not there; so does a turn that gets no answer.
     """
 
@@ -42,11 +46,15 @@ class OpenAISampler(WholeContextSampler):
         rows: int,
         capacity: int,
         temperature: float = 0.0,
+        chat: bool = False,
+        body: Mapping[str, Any] | None = None,
         api_key_variable: str | None = None,
         timeout_seconds: float = 600.0,
     ) -> None:
         super().__init__(codec, rows=rows, capacity=capacity, temperature=temperature, name="openai")
         self._model = model
+        self._chat = chat
+        self._body = dict(body or {})
         self._address = checked_address(url)
         self._calls = HttpCalls(
             self._address,
@@ -74,16 +82,33 @@ class OpenAISampler(WholeContextSampler):
         self._loop.wait(self._calls.close())
         self._loop.close()
 
-    async def _turn(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
+    async def _turn(self, context: Context, max_tokens: int, seed: int) -> Sampled:
         body = {
             "model": self._model,
-            "prompt": context,
             "max_tokens": max_tokens,
             "temperature": self.temperature,
             "top_p": 1.0,
             "seed": seed,
-            "logprobs": 1,
             "stop": list(STOP_STRINGS),
+            **(self._asked_in_messages(context) if self._chat else self._asked_in_tokens(context)),
+            **self._body,
+        }
+        try:
+            return await self._calls.call(
+                "POST",
+                f"{self._address}/{'chat/' if self._chat else ''}completions",
+                lambda reply: read_completion(reply, max_tokens, self.codec),
+                json={name: value for name, value in body.items() if value is not None},
+            )
+        except Refused as refused:
+            raise BadInput(f"{self._address}: refused to sample a turn ({refused})") from None
+        except (RetrieverError, RetrieverGone) as error:
+            raise BadInput(str(error)) from None
+
+    def _asked_in_tokens(self, context: Context) -> dict[str, Any]:
+        return {
+            "prompt": flat(context),
+            "logprobs": 1,
             # Beyond OpenAI's own: vLLM and SGLang heed them, others pass over them.
             "top_k": -1,
             "min_p": 0.0,
@@ -93,17 +118,16 @@ class OpenAISampler(WholeContextSampler):
             "skip_special_tokens": False,
             "return_token_ids": True,
         }
-        try:
-            return await self._calls.call(
-                "POST",
-                f"{self._address}/completions",
-                lambda reply: read_completion(reply, max_tokens, self.codec),
-                json=body,
-            )
-        except Refused as refused:
-            raise BadInput(f"{self._address}: refused to sample a turn ({refused})") from None
-        except (RetrieverError, RetrieverGone) as error:
-            raise BadInput(str(error)) from None
+
+    def _asked_in_messages(self, context: Context) -> dict[str, Any]:
+        # Text from outside holds no special token but the prompt's first; that one is the server's business.
+        decode = self.codec.tokenizer.decode
+        return {
+            "messages": [
+                {"role": "assistant" if i % 2 else "user", "content": decode(piece, skip_special_tokens=True)}
+                for i, piece in enumerate(context)
+            ]
+        }
 
 
 def read_completion(reply: bytes, max_tokens: int, codec: Codec) -> Sampled:
@@ -135,7 +159,8 @@ def _tokens(choice: dict[str, Any], promised: Any, codec: Codec) -> tuple[list[i
     """The token ids and their log-probabilities; those of the text, and None, where the server says no ids."""
     ids = choice.get("token_ids")
     if ids is None:
-        text = choice.get("text")
+        message = choice.get("message")
+        text = message.get("content") if isinstance(message, dict) else choice.get("text")
         if not isinstance(text, str):
             raise Malformed("a reply with neither token ids nor text")
         return codec.reported(_closed(text, choice)), None

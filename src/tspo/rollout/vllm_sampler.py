@@ -26,7 +26,7 @@ from tspo.rollout.codec import Codec
 from tspo.rollout.policy_folder import save_policy, temporary_folder
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
-from tspo.rollout.whole_context import WholeContextSampler
+from tspo.rollout.whole_context import Context, WholeContextSampler, flat
 
 _SEEN = "what it says is above, more with VLLM_LOGGING_LEVEL=INFO"
 
@@ -96,7 +96,7 @@ class VLLMSampler(WholeContextSampler):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    async def _turn(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
+    async def _turn(self, context: Context, max_tokens: int, seed: int) -> Sampled:
         from vllm import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -105,7 +105,7 @@ class VLLMSampler(WholeContextSampler):
         token_ids: list[int] = []
         logprobs: list[float] = []
         request = self._engine.generate(
-            TokensPrompt(prompt_token_ids=context), self._params(max_tokens, seed), str(next(self._numbers))
+            TokensPrompt(prompt_token_ids=flat(context)), self._params(max_tokens, seed), str(next(self._numbers))
         )
         try:
             async with aclosing(request) as outputs:  # leaving it early aborts the request

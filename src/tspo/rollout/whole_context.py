@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from tspo.background_loop import BackgroundLoop
@@ -12,8 +12,16 @@ from tspo.rollout.room import Room
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_seed
 
-Ask = Callable[[list[int], int, int], Awaitable[Sampled]]
-"""Called with the whole context, the most tokens of the turn, and its seed."""
+Context = Sequence[list[int]]
+"""Token ids of all that came before: what came from outside, what the policy sampled, and so on in turns."""
+
+Ask = Callable[[Context, int, int], Awaitable[Sampled]]
+"""Called with the context, the most tokens of the turn, and its seed."""
+
+
+def flat(context: Context) -> list[int]:
+    """The context as one sequence of token ids."""
+    return [token for piece in context for token in piece]
 
 
 class WholeContext:
@@ -23,17 +31,17 @@ class WholeContext:
         self._seed = seed
         self._capacity = capacity
         self._ask = ask
-        self._context: list[int] = []
-        self._turns = 0
+        self._context: list[list[int]] = []
 
     async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
         """See `Session`."""
-        self._context += new_token_ids
-        if max_tokens < 1 or len(self._context) + max_tokens > self._capacity:
-            raise ValueError(f"{len(self._context)} + {max_tokens} tokens do not fit in {self._capacity}")
-        sampled = await self._ask(self._context, max_tokens, turn_seed(self._seed, self._turns))
-        self._turns += 1
-        self._context += sampled.token_ids
+        self._context.append(new_token_ids)
+        tokens = sum(map(len, self._context))
+        if max_tokens < 1 or tokens + max_tokens > self._capacity:
+            raise ValueError(f"{tokens} + {max_tokens} tokens do not fit in {self._capacity}")
+        turn = len(self._context) // 2
+        sampled = await self._ask(self._context, max_tokens, turn_seed(self._seed, turn))
+        self._context.append(sampled.token_ids)
         return sampled
 
 
@@ -53,9 +61,9 @@ class WholeContextSampler(ABC):
         async with self._room.place():
             yield WholeContext(seed, self._capacity, self._ask)
 
-    async def _ask(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
+    async def _ask(self, context: Context, max_tokens: int, seed: int) -> Sampled:
         return await self._loop.run(self._turn(context, max_tokens, seed))
 
     @abstractmethod
-    async def _turn(self, context: list[int], max_tokens: int, seed: int) -> Sampled:
+    async def _turn(self, context: Context, max_tokens: int, seed: int) -> Sampled:
         """One turn of at most `max_tokens` tokens after `context`; runs in the background loop."""

@@ -69,7 +69,9 @@ def read_materials(config: RunConfig) -> Materials:
     train = read_questions(files.train)
     test = read_questions(files.test) if files.test else []
     retriever = retriever_of(config.rollout, files.corpus)
-    codec = Codec(load_tokenizer(config.model), config.rollout.prompt)
+    server = config.rollout.server
+    asked_in_messages = server is not None and server.chat
+    codec = Codec(load_tokenizer(config.model), config.rollout.prompt, chat_template=not asked_in_messages)
     check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
     return Materials(train, test, retriever, codec)
 
