@@ -44,7 +44,7 @@ def search_r1_row(index=0, **changes):
 
 def test_a_whole_line(tmp_path):
     (question,) = read_questions([write(tmp_path / "q.jsonl", WHOLE)])
-    assert question == Question("q1", "Who?", ("Jane", "J."), "hotpotqa", ("A", "B"))
+    assert question == Question("q1", "Who?", ("Jane", "J."), "hotpotqa", ("A", "B"), hops=2)
 
 
 def test_defaults_come_from_the_file(tmp_path):

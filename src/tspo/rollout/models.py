@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,18 +12,11 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tspo.cache_folder import cache_dir
 from tspo.errors import BadInput
 
 _GGUF = "gguf:"
 _STARTER = "tspo:starter"
-
-
-def cache_dir() -> Path:
-    """Where converted models and indexes are kept: TSPO_CACHE, else the user's cache folder."""
-    if folder := os.environ.get("TSPO_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "tspo"
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

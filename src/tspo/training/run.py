@@ -17,7 +17,9 @@ from rich.console import Console
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import GRPOConfig
 
+from tspo.cache_folder import cache_dir
 from tspo.config import DataSection, RunConfig
+from tspo.datasets.prepared import question_files
 from tspo.datasets.questions import Question, read_questions
 from tspo.datasets.world.files import world_files
 from tspo.errors import BadInput
@@ -29,7 +31,7 @@ from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
-from tspo.rollout.models import cache_dir, load_model, load_tokenizer
+from tspo.rollout.models import load_model, load_tokenizer
 from tspo.rollout.sampler import Sampler
 from tspo.training.agent import (
     agent_loop,
@@ -84,11 +86,14 @@ class DataFiles:
 
 
 def data_files(data: DataSection) -> DataFiles:
-    """The files that the settings name, or those of the embedded world, made now if they are not there yet."""
+    """The files that the settings name, or those of the embedded world, made now if they are not there yet.
+
+    Raises BadInput for a data set that is asked for by name and is not prepared.
+    """
     if data.world is not None:
         world = world_files(data.world.to_settings(), cache_dir() / "worlds")
         return DataFiles([world.train], [world.test] if data.world.test_questions else [], world.corpus)
-    return DataFiles(data.train, data.test, data.corpus)
+    return DataFiles(question_files(data.train, "train"), question_files(data.test, "test"), data.corpus)
 
 
 def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Summary]:
