@@ -19,7 +19,7 @@ from tspo.credit import assign_credit
 from tspo.evaluation.runner import run_questions
 from tspo.rollout.models import load_model, load_tokenizer, resolve_model
 from tspo.training.agent import agent_loop
-from tspo.training.run import read_materials
+from tspo.training.materials import read_materials
 from tspo.training.starter.recipe import LIMITS, PROMPT, Recipe, demonstrations, train_stage
 from tspo.training.starter.tokenizer import make_tokenizer
 from tspo.trajectory import Trajectory

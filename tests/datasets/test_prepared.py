@@ -58,7 +58,9 @@ def test_a_changed_file_is_noticed(tiny, tmp_path):
     prepare(tiny, tmp_path, silent)
     path = tmp_path / "tiny" / "test.jsonl"
     path.write_bytes(path.read_bytes().replace(b"Person 7", b"Person 8"))
-    with pytest.raises(BadInput, match=r"test.jsonl: is not what was prepared .*; delete .* tspo data prepare tiny:test"):
+    with pytest.raises(
+        BadInput, match=r"test.jsonl: is not what was prepared .*; delete .* tspo data prepare tiny:test"
+    ):
         prepared_file(tiny, tmp_path)
 
 
@@ -86,7 +88,9 @@ def test_a_manifest_cannot_point_elsewhere(tiny, tmp_path):
 
 
 def test_rows_that_hold_nothing_are_left_out_and_told(small, tmp_path):
-    body = b'{"id": "a", "question": "Who?", "golden_answers": ["x"]}\n{"id": "b", "question": "", "golden_answers": []}\n'
+    body = (
+        b'{"id": "a", "question": "Who?", "golden_answers": ["x"]}\n{"id": "b", "question": "", "golden_answers": []}\n'
+    )
     said = []
     manifest = prepare(Split(small(body=body, count=2), "test"), tmp_path, said.append)
     assert (manifest.rows, manifest.left_out) == (2, 1)

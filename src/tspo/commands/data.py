@@ -40,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     listing.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     listing.set_defaults(run=run_list)
     preparing = actions.add_parser("prepare", help="fetch, check, and write question files")
-    preparing.add_argument("names", nargs="+", metavar="NAME[:SPLIT]", help="a data set, one split of it, or benchmarks")
+    preparing.add_argument(
+        "names", nargs="+", metavar="NAME[:SPLIT]", help="a data set, one split of it, or benchmarks"
+    )
     preparing.add_argument("--folder", type=Path, help=_FOLDER)
     preparing.set_defaults(run=run_prepare)
 

@@ -30,7 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("place", metavar="PLACE", help="the folder of an index, or the address of a service")
-    parser.add_argument("questions", nargs="+", type=Path, metavar="QUESTIONS", help="files of questions, or names of tspo data")
+    parser.add_argument(
+        "questions", nargs="+", type=Path, metavar="QUESTIONS", help="files of questions, or names of tspo data"
+    )
     parser.add_argument("--k", default="1,3,10", metavar="1,3,10", help="how many passages recall looks at")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--encoder", metavar="MODEL", help="where the index's encoder lies now, if it has moved")

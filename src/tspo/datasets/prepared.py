@@ -169,7 +169,9 @@ def _read_manifest(folder: Path, split: Split) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError):
-        raise BadInput(f"{path}: is not the manifest of a data set; delete {path.parent} and prepare it again") from None
+        raise BadInput(
+            f"{path}: is not the manifest of a data set; delete {path.parent} and prepare it again"
+        ) from None
     same = (manifest.revision, manifest.made_by) == (split.benchmark.revision, _MADE_BY)
     return manifest if same and Path(manifest.file).name == manifest.file else None
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from tspo.errors import BadInput
-from tspo.evaluation.metrics import METRICS, Estimate, SourceSummary, Summary
+from tspo.evaluation.metrics import ADDED, METRICS, Estimate, SourceSummary, Summary
 from tspo.trajectory import Trajectory, read_json_lines, read_records
 
 STAGES = {"before": "before", "after-warm-up": "after warm-up", "after-training": "after training"}
@@ -85,8 +85,11 @@ def read_summary(path: Path) -> Summary:
 
 
 def _source(value: Any) -> SourceSummary:
+    known = value["metrics"]
     metrics = {
-        name: Estimate(*(float(value["metrics"][name][field]) for field in ("mean", "low", "high"))) for name in METRICS
+        name: Estimate(*(float(known[name][field]) for field in ("mean", "low", "high")))
+        for name in METRICS
+        if name in known or name not in ADDED  # runs of earlier versions lack what was added since
     }
     return SourceSummary(int(value["questions"]), int(value["trajectories"]), metrics, dict(value["stop_reasons"]))
 
