@@ -11,6 +11,7 @@ from tspo import __version__
 from tspo.commands import (
     benchmark,
     compare,
+    compare_evaluations,
     credit,
     data,
     evaluate,
@@ -31,6 +32,7 @@ COMMANDS = (
     compare,
     warmup,
     evaluate,
+    compare_evaluations,
     credit,
     data,
     world,

@@ -82,7 +82,7 @@ class Hub:
 
     def bodies_sent_from(self):
         """The byte that each download began at."""
-        ranges = [wanted for method, _, wanted in self.requests if method == "GET"]
+        ranges = [wanted for method, path, wanted in self.requests if method == "GET" and "/resolve/" in path]
         return [int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0 for wanted in ranges]
 
     def close(self):

@@ -16,6 +16,8 @@ from tspo.datasets.prepared import prepare, prepared_file, question_files
 from tspo.datasets.questions import read_questions
 from tspo.errors import BadInput
 
+WHOLE = b'{"id": "a", "question": "Who?", "golden_answers": ["x"]}\n'
+
 
 def silent(text):
     pass
@@ -67,7 +69,7 @@ def test_a_changed_file_is_noticed(tiny, tmp_path):
 def test_a_file_without_its_manifest_is_not_prepared(tiny, tmp_path):
     prepare(tiny, tmp_path, silent)
     (tmp_path / "tiny" / "test.manifest.json").unlink()
-    with pytest.raises(BadInput, match="tiny:test: is not prepared in .*; run: tspo data prepare tiny:test"):
+    with pytest.raises(BadInput, match=r"tiny:test: is not prepared in .*; run: tspo data prepare tiny:test"):
         prepared_file(tiny, tmp_path)
 
 
@@ -98,7 +100,7 @@ def test_rows_that_hold_nothing_are_left_out_and_told(small, tmp_path):
 
 
 def test_another_number_of_rows_is_told(small, tmp_path):
-    body = b'{"id": "a", "question": "Who?", "golden_answers": ["x"]}\n'
+    body = WHOLE
     said = []
     prepare(Split(small(body=body, count=3), "test"), tmp_path, said.append)
     assert said[-1] == "tiny:test: 1 rows, where 3 are published"

@@ -1,7 +1,7 @@
 """Results that others have published on the seven benchmarks, quoted.
 
 They were read in public transcriptions of the papers' tables, Search-R1's in several that agree, TSPO's in a listing.
-All are exact match on the whole evaluation splits. None of them was run here: retrievers, corpora and prompts differ from
+All are exact match on whole evaluation splits. None of them was run here: retrievers, corpora and prompts differ from
 paper to paper, and none reports an interval, so that they are a context for a number and no test of it.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tspo.datasets.benchmarks import BENCHMARKS, SEVEN
 from tspo.evaluation.metrics import Estimate, SourceSummary, Summary
 from tspo.evaluation.published import PUBLISHED, Published
-from tspo.evaluation.table import columns_of_text, estimate_cell
+from tspo.evaluation.table import columns_of_text, estimate_cell, printable
 
 _COLUMNS = {
     "exact_match": ("exact match", 3),
@@ -107,9 +107,4 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    return columns_of_text([[_printable(cell) for cell in row] for row in rows])
-
-
-def _printable(text: str) -> str:
-    """A data source's name comes from a file: no control character of it reaches the terminal."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return columns_of_text([[printable(cell) for cell in row] for row in rows])

@@ -77,3 +77,8 @@ def columns_of_text(rows: Sequence[Sequence[str]]) -> str:
 def estimate_cell(estimate: Estimate, digits: int) -> str:
     """A mean with its interval."""
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def printable(text: str) -> str:
+    """`text` as one line for a terminal; names come from files, and no control character of theirs gets through."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

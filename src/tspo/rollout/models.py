@@ -17,12 +17,16 @@ from tspo.errors import BadInput
 
 _GGUF = "gguf:"
 _STARTER = "tspo:starter"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; raises BadInput where there is none."""
+    place = resolve_model(name)
+    if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in _TOKENIZER_FILES):
+        raise BadInput(f"model {name!r}: this folder has a model and no tokenizer; save one beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+        tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, "no tokenizer could be loaded", error, "save one beside the model") from None
     if tokenizer.eos_token_id is None:

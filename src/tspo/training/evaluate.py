@@ -80,7 +80,7 @@ def _open_folder(folder: Path, settings: dict[str, Any], again: bool) -> Summary
     if path.is_file():
         try:
             changed = changed_settings(json.loads(path.read_text(encoding="utf-8")), settings, frozenset())
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError, AttributeError):
             changed = ["everything: its settings are damaged"]
     if changed and not again:
         raise BadInput(

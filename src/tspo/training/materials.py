@@ -61,7 +61,7 @@ def data_files(data: DataSection, *, training: bool = True) -> DataFiles:
     """
     if data.world is not None:
         world = world_files(data.world.to_settings(), cache_dir() / "worlds")
-        train, test, corpus = [world.train], [world.test] if data.world.test_questions else [], world.corpus
-    else:
-        train, test, corpus = question_files(data.train, "train") if training else [], data.test, data.corpus
-    return DataFiles(train if training else [], question_files(test, "test"), corpus)
+        test = [world.test] if data.world.test_questions else []
+        return DataFiles([world.train] if training else [], test, world.corpus)
+    train = question_files(data.train, "train") if training else []
+    return DataFiles(train, question_files(data.test, "test"), data.corpus)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,15 @@ from tspo.rollout.codec import Codec
 from tspo.rollout.models import load_model
 from tspo.rollout.sampler import Sampler
 from tspo.training.agent import (
-    agent_loop,
-    check_prompts_fit,
     check_trainable,
     device_of,
     make_sampler,
     quiet_libraries,
-    sampler_kind,
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.evaluate import evaluate_model
 from tspo.training.materials import Materials, read_materials
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
-from tspo.training.retriever import retriever_of
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
