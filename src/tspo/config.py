@@ -49,10 +49,7 @@ _MISSING = "{!r} is missing; name a file, or take the embedded world with data.w
 
 
 class DataSection(_Section):
-    """Questions and passages: files, data sets by name, or the embedded world.
-
-    Relative paths in a file are relative to that file.
-    """
+    """Questions and passages: files, data sets by name, or the embedded world. Paths are relative to the file."""
 
     train: list[Path] = Field(
         default=[],

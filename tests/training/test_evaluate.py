@@ -159,7 +159,7 @@ def test_a_data_set_that_is_not_prepared_is_one_line(tmp_path, monkeypatch, caps
     monkeypatch.setenv("TSPO_DATA", str(tmp_path / "data"))
     overrides = ["data.world=null", "data.train=nq", "data.test=nq", "data.corpus=corpus.jsonl"]
     assert main(["evaluate", *overrides, "--out", str(tmp_path / "out")]) == 2
-    assert "nq:test: is not prepared in" in capsys.readouterr().err
+    assert "nq:test; run: tspo data prepare nq:test" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -115,11 +115,14 @@ def question_files(paths: Sequence[Path], purpose: Purpose, folder: Path | None 
 
     Raises BadInput for a name that there is not, and for one that is not prepared.
     """
-    files: list[Path] = []
+    place = data_folder(folder)
+    meant: list[Path | Split] = []
     for path in paths:
-        splits = question_splits([str(path)], purpose) if is_name(path) else []
-        files += [prepared_file(split, data_folder(folder)) for split in splits] if splits else [path]
-    return files
+        meant += question_splits([str(path)], purpose) if is_name(path) else [path]
+    missing = [str(one) for one in meant if isinstance(one, Split) and _read_manifest(place, one) is None]
+    if missing:
+        raise BadInput(f"not prepared in {place}: {', '.join(missing)}; run: tspo data prepare {' '.join(missing)}")
+    return [prepared_file(one, place) if isinstance(one, Split) else one for one in meant]
 
 
 def is_prepared(split: Split, folder: Path) -> bool:
