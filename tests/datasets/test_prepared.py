@@ -190,7 +190,9 @@ def test_configurations_take_names(tiny, hub, tmp_path):
 def test_the_suite_is_the_seven_evaluation_splits(tmp_path):
     config = load_config(write_config(tmp_path / "c.yaml", train="nq", test="benchmarks"))
     assert config.data.test == [Path("benchmarks")]
-    with pytest.raises(BadInput, match=r"not prepared in .*: nq:test, triviaqa:test, .*; run: tspo data prepare nq:test"):
+    with pytest.raises(
+        BadInput, match=r"not prepared in .*: nq:test, triviaqa:test, .*; run: tspo data prepare nq:test"
+    ):
         question_files(config.data.test, "test", tmp_path)
     assert [BENCHMARKS[name].evaluation for name in SEVEN] == ["test", "test", "test", "dev", "dev", "dev", "test"]
 

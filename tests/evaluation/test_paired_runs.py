@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from math import comb
 
 import numpy as np
@@ -106,6 +108,17 @@ def test_three_runs_are_three_pairs_with_corrected_p_values(tmp_path, capsys):
     listed = json.loads(capsys.readouterr().out)
     assert [one["second"] for one in listed] == [places[1], places[2], places[2]]
     assert listed[0]["overall"]["mcnemar"]["p"] < 0.05
+
+
+def test_the_command_needs_no_torch(tmp_path):
+    for name in "ab":
+        write(tmp_path / name, {"q0": ["Ann"]})
+    probe = (
+        "import sys; from tspo.cli import main; code = main(sys.argv[1:]);"
+        "print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", probe, "compare-evaluations", str(tmp_path / "a"), str(tmp_path / "b")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.endswith("[]\n")
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

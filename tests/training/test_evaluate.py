@@ -16,7 +16,7 @@ from tspo.cli import main
 from tspo.config import default_config_path, load_config
 from tspo.datasets.questions import Question
 from tspo.errors import BadInput
-from tspo.evaluation import runner
+from tspo.evaluation import places
 from tspo.training import evaluate as module
 from tspo.training.evaluate import evaluate_model, evaluation_settings
 from tspo.training.materials import Materials
@@ -86,7 +86,7 @@ def evaluated(materials, monkeypatch, tmp_path):
 
     def run(loop, questions, folder, **rest):
         calls.append(folder)
-        for name in (runner.TRAJECTORIES, runner.SUMMARY):
+        for name in (places.TRAJECTORIES, places.SUMMARY):
             (folder / name).write_text(
                 '{"group_id": "q0", "question": "Who?", "golden_answers": ["Ann"], "turns": [{"text": "x"}]}\n'
             )

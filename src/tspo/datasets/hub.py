@@ -6,7 +6,6 @@ requests, retries, credentials and endpoint (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLI
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo.errors import BadInput
+from tspo.files import only_one
 
 _AGAIN = "run the same command again to go on"
 
@@ -43,7 +43,8 @@ def fetch(repository: str, revision: str, path: str, sha256: str | None, folder:
     url = hf_hub_url(repository, path, repo_type="dataset", revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
     target = folder / path.replace("/", "-")
     part = target.with_name(f"{target.name}.{revision[:12]}.part")
-    with _only_one(target), _quiet_hub():
+    taken = f"{target}: another process downloads this; wait for it"
+    with only_one(target.with_name(f"{target.name}.lock"), taken=taken, where="set TSPO_CACHE"), _quiet_hub():
         try:
             known = get_hf_file_metadata(url)
             if known.size is None or known.etag is None:
@@ -117,22 +118,6 @@ def _reason(error: BaseException) -> str:
 def _arrived(part: Path) -> str:
     have = part.stat().st_size if part.exists() else 0
     return f"{have:,} bytes are kept"
-
-
-@contextmanager
-def _only_one(target: Path) -> Iterator[None]:
-    """One process at a time downloads to `target`."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = target.with_name(f"{target.name}.lock").open("w")
-    except OSError as error:
-        raise BadInput(f"{target.parent}: cannot write here ({error.strerror}); set TSPO_CACHE") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"{target}: another process downloads this; wait for it") from None
-        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import METRICS, Estimate, bootstrap_interval, macro_estimate, question_means
-from tspo.evaluation.runner import TRAJECTORIES
+from tspo.evaluation.places import TRAJECTORIES
 from tspo.trajectory import group_trajectories, read_records
 
 COMPARED = ("exact_match", "f1", "substring_match", "answer_in_feedback", "searches")

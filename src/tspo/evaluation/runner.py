@@ -11,14 +11,13 @@ from rich.console import Console
 
 from tspo.datasets.questions import Question
 from tspo.evaluation.metrics import Summary, summarize
+from tspo.evaluation.places import SUMMARY, TRAJECTORIES
 from tspo.evaluation.table import summary_to_json
 from tspo.files import atomic_write
 from tspo.progress import bar
 from tspo.rollout.episode import AgentLoop, Request
 from tspo.trajectory import StopReason, Trajectory, read_records, trajectory_to_json, write_json_line
 
-TRAJECTORIES = "trajectories.jsonl"
-SUMMARY = "summary.json"
 _PART = ".episodes.part"
 _AT_ONCE = 4096
 """Episodes that are asked for together: what is in memory does not grow with the suite."""
@@ -39,11 +38,7 @@ def evaluate_questions(
     Each episode is appended to a file as it ends. Those that an earlier call left there are not run again, unless
     the retriever had cut them off.
     """
-    requests = [
-        Request(question, question.id, f"{question.id}-{sample}", f"{seed}/evaluation/{question.id}/{sample}")
-        for question in questions
-        for sample in range(samples)
-    ]
+    requests = episode_requests(questions, samples, seed)
     part = folder / _PART
     kept = _kept_episodes(part)
     left = [request for request in requests if request.trajectory_id not in kept]
@@ -74,6 +69,15 @@ def evaluate_questions(
         json.dump(summary_to_json(summary), out, indent=1)
     part.unlink()
     return summary
+
+
+def episode_requests(questions: Sequence[Question], samples: int, seed: int) -> list[Request]:
+    """`samples` episodes a question, a group each, in the questions' order."""
+    return [
+        Request(question, question.id, f"{question.id}-{sample}", f"{seed}/evaluation/{question.id}/{sample}")
+        for question in questions
+        for sample in range(samples)
+    ]
 
 
 def read_evaluation(folder: Path) -> Summary | None:

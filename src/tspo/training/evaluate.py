@@ -14,7 +14,8 @@ from tspo.config import RunConfig
 from tspo.datasets.questions import Question
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
-from tspo.evaluation.runner import SUMMARY, evaluate_questions, forget_evaluation, read_evaluation
+from tspo.evaluation.places import SUMMARY
+from tspo.evaluation.runner import evaluate_questions, forget_evaluation, read_evaluation
 from tspo.files import atomic_write
 from tspo.retrieval.places import identity_of, is_remote
 from tspo.rollout.models import resolve_model
