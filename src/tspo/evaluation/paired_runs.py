@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tspo.errors import BadInput
-from tspo.evaluation.metrics import METRICS, Estimate, bootstrap_interval, macro_estimate, question_means
+from tspo.evaluation.metrics import METRICS, Estimate, bootstrap_interval, macro_estimate, scored
 from tspo.evaluation.places import TRAJECTORIES
-from tspo.trajectory import group_trajectories, read_records
+from tspo.trajectory import read_records
 
 COMPARED = ("exact_match", "f1", "substring_match", "answer_in_feedback", "searches")
 """Scores that are compared, by their names in TrajectoryScores."""
@@ -70,21 +70,21 @@ class PairedRuns:
 def read_scored(place: Path) -> dict[str, ScoredQuestion]:
     """The questions of an evaluation's folder, or of a trajectory file, by id; raises BadInput."""
     path = place / TRAJECTORIES if place.is_dir() else place
+    asked: dict[str, tuple[str, str]] = {}
+    tries: dict[str, list[tuple[float, ...]]] = {}
     try:
         with path.open("rb") as stream:
-            trajectories = [trajectory for _, trajectory in read_records(stream, str(path))]
+            for _, trajectory in read_records(stream, str(path)):  # one at a time: a suite's tokens fill gigabytes
+                one = scored(trajectory)
+                asked.setdefault(one.group_id, (trajectory.question, one.source or ""))
+                tries.setdefault(one.group_id, []).append(astuple(one.scores))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); name the folder of an evaluation") from None
-    if not trajectories:
+    if not asked:
         raise BadInput(f"{path}: holds no trajectories")
     return {
-        group.group_id: ScoredQuestion(
-            question=group.trajectories[0].question,
-            source=str(group.trajectories[0].extra.get("data_source", "")),
-            tries=len(group.trajectories),
-            means=question_means(group),
-        )
-        for group in group_trajectories(trajectories)
+        identifier: ScoredQuestion(question, source, len(tries[identifier]), np.mean(tries[identifier], axis=0))
+        for identifier, (question, source) in asked.items()
     }
 
 

@@ -24,7 +24,8 @@ _ABSENT = "-"
 
 def format_suite(summary: Summary) -> str:
     """Means over questions with 95 % intervals; pass@k where questions were tried more than once."""
-    rows = {**summary.by_source}
+    order = [name for name in SEVEN if name in summary.by_source]
+    rows = {name: summary.by_source[name] for name in dict.fromkeys([*order, *summary.by_source])}
     tables = [_scores(rows, summary)]
     if summary.by_hops and len(summary.by_hops) > 1:
         hops = {f"{hops} hop{'s' if hops > 1 else ''}": part for hops, part in summary.by_hops.items()}
