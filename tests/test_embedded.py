@@ -12,14 +12,12 @@ import pytest
 
 pytest.importorskip("trl")
 
-from rich.console import Console
-
 from tspo.config import RunConfig, default_config_path, load_config
 from tspo.credit import assign_credit
-from tspo.evaluation.runner import run_questions
+from tspo.evaluation.runner import episode_requests
 from tspo.rollout.models import load_model, load_tokenizer, resolve_model
 from tspo.training.agent import agent_loop
-from tspo.training.run import read_materials
+from tspo.training.materials import read_materials
 from tspo.training.starter.recipe import LIMITS, PROMPT, Recipe, demonstrations, train_stage
 from tspo.training.starter.tokenizer import make_tokenizer
 from tspo.trajectory import Trajectory
@@ -40,7 +38,7 @@ def groups(config: RunConfig) -> list[Trajectory]:
     materials = read_materials(config)
     temperature = config.rollout.temperature
     with agent_loop(config.model, materials.codec, materials.retriever, config, temperature=temperature) as loop:
-        return run_questions(loop, materials.test, samples=5, seed=0, console=Console(quiet=True), label="test")
+        return loop.rollout(episode_requests(materials.test, samples=5, seed=0))
 
 
 def test_the_default_is_the_recipes_setting(config: RunConfig) -> None:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tspo.credit import CreditConfig
+from tspo.datasets.names import Purpose, is_name, means_a_name, question_splits
 from tspo.datasets.world.facts import LARGEST, SMALLEST
 from tspo.datasets.world.files import WorldSettings
 from tspo.errors import BadInput
@@ -48,10 +49,16 @@ _MISSING = "{!r} is missing; name a file, or take the embedded world with data.w
 
 
 class DataSection(_Section):
-    """Questions and passages: files, or the embedded world. Relative paths in a file are relative to that file."""
+    """Questions and passages: files, data sets by name, or the embedded world. Paths are relative to the file."""
 
-    train: list[Path] = Field(default=[], description="question files to train on (JSON Lines, or Search-R1's parquet)")
-    test: list[Path] = Field(default=[], description="question files to evaluate on; never trained on")
+    train: list[Path] = Field(
+        default=[],
+        description="question files to train on (JSON Lines, or Search-R1's parquet), or names of `tspo data list`",
+    )
+    test: list[Path] = Field(
+        default=[],
+        description="question files to evaluate on, or names (nq, hotpotqa:dev, benchmarks); never trained on",
+    )
     corpus: Path | None = Field(
         default=None, description="passages to search, JSON Lines of {id, contents}; not read with rollout.retriever"
     )
@@ -68,6 +75,12 @@ class DataSection(_Section):
                 raise ValueError(f"world.{error}") from None
         elif not self.train:
             raise ValueError(_MISSING.format("train"))
+        purposes: tuple[tuple[Purpose, list[Path]], ...] = (("train", self.train), ("test", self.test))
+        for purpose, paths in purposes:
+            try:
+                question_splits([str(path) for path in paths if is_name(path)], purpose)
+            except BadInput as error:
+                raise ValueError(f"{purpose}: {error}") from None
         return self
 
 
@@ -344,8 +357,13 @@ def _make_paths_absolute(values: dict[str, Any], folder: Path) -> None:
     data = values.get("data")
     if isinstance(data, dict):
         for name in ("train", "test"):
+            if isinstance(data.get(name), str):
+                data[name] = [data[name]]
             if isinstance(data.get(name), list):
-                data[name] = [absolute(item) for item in data[name]]
+                data[name] = [
+                    item if isinstance(item, str) and means_a_name(item, folder) else absolute(item)
+                    for item in data[name]
+                ]
         if "corpus" in data:
             data["corpus"] = absolute(data["corpus"])
     rollout = values.get("rollout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import tempfile
@@ -49,6 +50,26 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def only_one(lock: Path, *, taken: str, where: str) -> Iterator[None]:
+    """Hold the lock file `lock`, its folder made where it is missing, while the block runs.
+
+    Raises BadInput with the words `taken` where another process holds it, and with `where`, what else to name, where
+    it cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("w")
+    except OSError as error:
+        raise BadInput(f"{lock.parent}: cannot write here ({error.strerror}); {where}") from None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadInput(taken) from None
+        yield
 
 
 def _mode_of(path: Path) -> int:

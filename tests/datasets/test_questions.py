@@ -44,7 +44,7 @@ def search_r1_row(index=0, **changes):
 
 def test_a_whole_line(tmp_path):
     (question,) = read_questions([write(tmp_path / "q.jsonl", WHOLE)])
-    assert question == Question("q1", "Who?", ("Jane", "J."), "hotpotqa", ("A", "B"))
+    assert question == Question("q1", "Who?", ("Jane", "J."), "hotpotqa", ("A", "B"), hops=2)
 
 
 def test_defaults_come_from_the_file(tmp_path):
@@ -109,9 +109,9 @@ def test_an_empty_file_is_refused(tmp_path):
 def test_parquet_as_search_r1_writes_it(tmp_path):
     rows = [search_r1_row(4), search_r1_row(5, question="Asked?"), search_r1_row(4, data_source="hotpotqa")]
     assert read_questions([write_parquet(tmp_path / "train.parquet", rows)]) == [
-        Question("nq_4", "Question: no. 4?", ("one", "1"), "nq"),
-        Question("nq_5", "Asked?", ("one", "1"), "nq"),
-        Question("hotpotqa_4", "Question: no. 4?", ("one", "1"), "hotpotqa"),
+        Question("nq_4", "Question: no. 4?", ("one", "1"), "nq", hops=1),
+        Question("nq_5", "Asked?", ("one", "1"), "nq", hops=1),
+        Question("hotpotqa_4", "Question: no. 4?", ("one", "1"), "hotpotqa", hops=2),
     ]
 
 
@@ -178,3 +178,21 @@ def test_every_supporting_title_of_the_real_questions_is_in_the_corpus(wiki_qa):
     assert all(question.supporting_titles for question in questions)
     titles = [title for question in questions for title in question.supporting_titles]
     assert [title for title in titles if normalise_title(title) not in index] == []
+
+
+@pytest.mark.parametrize(("line", "hops"), [({"hops": 3}, 3), ({}, None), ({"id": "musique_4hop1__1"}, 4)])
+def test_hops_where_they_are_known(tmp_path, line, hops):
+    path = write(tmp_path / "mine.jsonl", WHOLE | {"data_source": "mine"} | line)
+    assert read_questions([path])[0].hops == hops
+
+
+@pytest.mark.parametrize("hops", [0, -1, 1.5, "2", True, [2]])
+def test_hops_that_are_no_number(tmp_path, hops):
+    with pytest.raises(BadInput, match=r"line 1: field 'hops': expected a whole number from 1"):
+        read_questions([write(tmp_path / "mine.jsonl", WHOLE | {"hops": hops})])
+
+
+def test_the_real_questions_have_their_hops(wiki_qa):
+    assert {question.hops for question in read_questions([wiki_qa / "hotpotqa_test.jsonl"])} == {2}
+    musique = read_questions([wiki_qa / "musique_test.jsonl", wiki_qa / "musique_train.jsonl"])
+    assert {question.hops for question in musique} <= {2, 3, 4}

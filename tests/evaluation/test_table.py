@@ -1,7 +1,8 @@
 import json
+from dataclasses import replace
 
 from tspo.evaluation.metrics import METRICS, Estimate, SourceSummary, Summary
-from tspo.evaluation.table import format_comparison, format_summary, summary_to_json
+from tspo.evaluation.table import format_comparison, summary_to_json
 
 
 def source(mean, questions=10, stop_reasons=None):
@@ -19,21 +20,8 @@ def cells(line):
     return [cell.strip() for cell in line.split("  ") if cell.strip()]
 
 
-def test_a_summary_has_a_column_a_source_and_all_last():
-    lines = format_summary(SUMMARY).splitlines()
-    assert cells(lines[0]) == ["hotpotqa", "nq", "all"]
-    rows = {cells(line)[0]: cells(line)[1:] for line in lines[1:]}
-    assert rows["questions"] == ["10", "10", "20"]
-    assert rows["trajectories"] == ["50", "50", "100"]
-    assert rows["exact match"] == ["0.500 [0.400, 0.600]", "0.125 [0.025, 0.225]", "0.250 [0.150, 0.350]"]
-    assert rows["turns"][0] == "0.50 [0.40, 0.60]"
-    assert rows["stopped: answer"] == ["50", "50", "95"]
-    assert rows["stopped: max_turns"] == ["0", "0", "5"]
-    assert len(rows) == 2 + len(METRICS) + 2
-
-
 def test_columns_are_aligned():
-    lines = format_summary(SUMMARY).splitlines()
+    lines = format_comparison({"a": SUMMARY}).split("\n\n")[0].splitlines()
     assert len({len(line) for line in lines}) == 1
 
 
@@ -55,6 +43,24 @@ def test_a_source_that_one_run_lacks_has_no_column_there():
     _, hotpotqa, nq = format_comparison({"before": SUMMARY, "after": other}).split("\n\n")
     assert cells(hotpotqa.splitlines()[1]) == ["before"]
     assert cells(nq.splitlines()[1]) == ["before", "after"]
+
+
+def test_the_rows_of_a_table():
+    overall = format_comparison({"a": SUMMARY}).split("\n\n")[0]
+    rows = {cells(line)[0]: cells(line)[1:] for line in overall.splitlines()[1:]}
+    assert rows["questions"] == ["20"]
+    assert rows["exact match"] == ["0.250 [0.150, 0.350]"]
+    assert rows["turns"] == ["0.25 [0.15, 0.35]"]
+    assert rows["stopped: max_turns"] == ["5"]
+    assert len(rows) == 2 + len(METRICS) + 2
+
+
+def test_a_metric_that_one_run_lacks_is_a_dash_there_and_no_row_where_all_lack_it():
+    lacking = Summary(replace(source(0.5), metrics={"f1": Estimate(0.5, 0.4, 0.6)}), {})
+    text = format_comparison({"a": SUMMARY, "b": lacking})
+    row = next(line for line in text.splitlines() if line.startswith("tokens"))
+    assert cells(row)[2] == "-"
+    assert "tokens" not in format_comparison({"b": lacking})
 
 
 def test_json_holds_every_number():

@@ -30,7 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("place", metavar="PLACE", help="the folder of an index, or the address of a service")
-    parser.add_argument("questions", nargs="+", type=Path, metavar="QUESTIONS", help="files of questions")
+    parser.add_argument(
+        "questions", nargs="+", type=Path, metavar="QUESTIONS", help="files of questions, or names of tspo data"
+    )
     parser.add_argument("--k", default="1,3,10", metavar="1,3,10", help="how many passages recall looks at")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--encoder", metavar="MODEL", help="where the index's encoder lies now, if it has moved")
@@ -42,13 +44,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Search, count, print."""
     from tspo.commands.setup import console
+    from tspo.datasets.prepared import question_files
     from tspo.datasets.questions import read_questions
     from tspo.evaluation.retriever_summary import format_retriever, retriever_to_json, summarize_retriever
     from tspo.retrieval.places import open_place
     from tspo.retrieval.quality import question_qualities
 
     ks = _ks(args.k)
-    questions = read_questions(args.questions)
+    questions = read_questions(question_files(args.questions, "test"))
     retriever = open_place(args.place, encoder=args.encoder, reranker=args.reranker, checksums=args.checksums)
     summaries = summarize_retriever(question_qualities(retriever, questions, ks))
     if args.json:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo.datasets.hops import known_hops
 from tspo.datasets.parquet import is_parquet, read_rows
 from tspo.errors import BadInput
 from tspo.trajectory import check_golden_answers, read_json_lines
@@ -17,13 +18,17 @@ _QUESTION_MARK = "Question:"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `supporting_titles` are the documents that hold the evidence, where that is known."""
+    """One question; `supporting_titles` are the documents that hold the evidence, where that is known.
+
+    `hops` is how many facts it goes through, None where nothing tells.
+    """
 
     id: str
     question: str
     golden_answers: tuple[str, ...]
     data_source: str
     supporting_titles: tuple[str, ...] = ()
+    hops: int | None = None
 
 
 def read_questions(paths: Iterable[str | Path]) -> list[Question]:
@@ -74,7 +79,17 @@ def _question_from_json(line: Any, where: str, stem: str, index: int) -> Questio
         golden_answers=tuple(check_golden_answers(line.get("golden_answers"), where)),
         data_source=source,
         supporting_titles=tuple(titles or ()),
+        hops=_hops(line, source, str(identifier), where),
     )
+
+
+def _hops(line: dict[str, Any], source: str, identifier: str, where: str) -> int | None:
+    hops = line.get("hops")
+    if hops is None:
+        return known_hops(source, identifier, line.get("metadata"))
+    if not isinstance(hops, int) or isinstance(hops, bool) or hops < 1:
+        raise BadInput(f"{where}: field 'hops': expected a whole number from 1")
+    return hops
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Question]]:
@@ -87,11 +102,13 @@ def _question_from_row(row: dict[str, Any], where: str, stem: str, index: int) -
     extra = row.get("extra_info")
     # Search-R1's own `id` column restarts in each source, so that it cannot tell questions apart
     number = extra.get("index") if isinstance(extra, dict) else None
+    identifier = f"{source}_{index if number is None else number}"
     return Question(
-        id=f"{source}_{index if number is None else number}",
+        id=identifier,
         question=_text(row.get("question") or _question_in_prompt(row.get("prompt")), "question", where),
         golden_answers=tuple(check_golden_answers(_row_answers(row), where)),
         data_source=source,
+        hops=known_hops(source, identifier),
     )
 
 

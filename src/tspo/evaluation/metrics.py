@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field, fields
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tspo.errors import BadInput
+from tspo.evaluation.pass_at_k import pass_at_each_k
 from tspo.rewards.folr import first_occurrence
-from tspo.rewards.matching import exact_match, f1
-from tspo.trajectory import Group, Trajectory, group_trajectories
+from tspo.rewards.matching import exact_match, f1, substring_match
+from tspo.trajectory import Group, Trajectory
 
 _BLOCK = 4_000_000  # resampled counts in memory at once, 8 bytes each
 
@@ -25,6 +26,8 @@ class TrajectoryScores:
     """1.0 or 0.0."""
     f1: float
     """Token F1 in [0, 1]."""
+    substring_match: float
+    """1.0 if the answer contains a golden answer, else 0.0."""
     answer_in_feedback: float
     """1.0 if some feedback holds a golden answer, else 0.0."""
     turns: float
@@ -32,9 +35,14 @@ class TrajectoryScores:
     """Searches that were run."""
     search_share: float
     """The share of turns in which the policy asked for a search, run or not."""
+    tokens: float
+    """Tokens that the policy sampled; NaN where they are not known."""
 
 
-METRICS = tuple(field.name for field in fields(TrajectoryScores))
+METRICS = tuple(one.name for one in fields(TrajectoryScores))
+
+ADDED = ("substring_match", "tokens")
+"""Those of METRICS that a summary may lack: of an earlier version, or of trajectories without tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +56,38 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """The scores of one set of questions; `metrics` has the names in METRICS."""
+    """The scores of one set of questions; `metrics` has the names in METRICS whose values are known."""
 
     questions: int
     trajectories: int
     metrics: dict[str, Estimate]
     stop_reasons: dict[str, int]
+    pass_at: dict[int, Estimate] = field(default_factory=dict)
+    """By k, up to the least number of trajectories that a question has; empty where that is 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The scores of all questions, and of each data source by name where trajectories tell theirs."""
+    """The scores of all questions, and of each data source by name and number of hops where trajectories tell theirs.
+
+    `macro` is the mean over data sources, each counting alike; empty where there are fewer than two.
+    """
 
     overall: SourceSummary
     by_source: dict[str, SourceSummary]
+    by_hops: dict[int, SourceSummary] = field(default_factory=dict)
+    macro: dict[str, Estimate] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What is kept of a trajectory to summarise it."""
+
+    group_id: str
+    source: str | None
+    hops: int | None
+    stop_reason: str
+    scores: TrajectoryScores
 
 
 def score_trajectory(trajectory: Trajectory) -> TrajectoryScores:
@@ -71,27 +97,47 @@ def score_trajectory(trajectory: Trajectory) -> TrajectoryScores:
     return TrajectoryScores(
         exact_match=exact_match(trajectory.answer, golden_answers),
         f1=f1(trajectory.answer, golden_answers),
+        substring_match=substring_match(trajectory.answer, golden_answers),
         answer_in_feedback=float(first_occurrence(feedbacks, golden_answers) is not None),
         turns=float(len(turns)),
         searches=float(sum(feedback is not None for feedback in feedbacks)),
         search_share=sum(turn.query is not None for turn in turns) / len(turns),
+        tokens=float(sum(np.nan if turn.token_ids is None else len(turn.token_ids) for turn in turns)),
     )
 
 
-def summarize(trajectories: Sequence[Trajectory]) -> Summary:
+def scored(trajectory: Trajectory) -> Scored:
+    """A trajectory's scores, and where it belongs: `extra["data_source"]` and `extra["hops"]`."""
+    source, hops = trajectory.extra.get("data_source"), trajectory.extra.get("hops")
+    return Scored(
+        group_id=trajectory.group_id,
+        source=source if isinstance(source, str) else None,
+        hops=hops if type(hops) is int else None,
+        stop_reason=str(trajectory.stop_reason),
+        scores=score_trajectory(trajectory),
+    )
+
+
+def summarize(trajectories: Iterable[Trajectory]) -> Summary:
     """Means over questions (a question's trajectories are averaged first) with 95 % intervals.
 
-    The data source is `extra["data_source"]`. Raises BadInput where there are no trajectories.
+    Trajectories are read one at a time and not kept. Raises BadInput where there are none.
     """
-    if not trajectories:
+    everything = [scored(trajectory) for trajectory in trajectories]
+    if not everything:
         raise BadInput("no trajectories to score; give at least one")
-    by_source: dict[str, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        if isinstance(source := trajectory.extra.get("data_source"), str):
-            by_source.setdefault(source, []).append(trajectory)
+    by_source: dict[str, list[Scored]] = {}
+    by_hops: dict[int, list[Scored]] = {}
+    for one in everything:
+        if one.source is not None:
+            by_source.setdefault(one.source, []).append(one)
+        if one.hops is not None:
+            by_hops.setdefault(one.hops, []).append(one)
     return Summary(
-        overall=_summarize(trajectories),
+        overall=_summarize(everything),
         by_source={source: _summarize(members) for source, members in sorted(by_source.items())},
+        by_hops={hops: _summarize(members) for hops, members in sorted(by_hops.items())},
+        macro=_macro([_question_table(members) for members in by_source.values()]) if len(by_source) > 1 else {},
     )
 
 
@@ -103,13 +149,19 @@ def bootstrap_interval(
     Trajectories of one question are not independent: give their mean, not each of them. Raises
     ValueError where there is no value, or one is not finite.
     """
+    low, high = np.quantile(bootstrap_means(values, samples, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_means(values: ArrayLike, samples: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+    """The means (samples,) of `values` (N,) drawn anew; raises ValueError as `bootstrap_interval`."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError("values must be a non-empty, one-dimensional array of finite numbers")
     # Drawing how often each distinct value occurs is the same bootstrap, and scores repeat a great deal.
     distinct, counts = np.unique(array, return_counts=True)
     if distinct.size == 1:
-        return float(distinct[0]), float(distinct[0])
+        return np.full(samples, distinct[0])
     generator = np.random.default_rng(seed)
     means = np.empty(samples)
     block = max(1, _BLOCK // distinct.size)
@@ -117,21 +169,52 @@ def bootstrap_interval(
         size = min(block, samples - start)
         drawn = generator.multinomial(array.size, counts / array.size, size=size)
         means[start : start + size] = drawn @ distinct / array.size
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return means
 
 
-def _summarize(trajectories: Sequence[Trajectory]) -> SourceSummary:
-    per_question = np.array([question_means(group) for group in group_trajectories(trajectories)])
+def macro_estimate(columns: Sequence[NDArray[np.float64]]) -> Estimate:
+    """The mean of the columns' means, one column (Q_s,) a data source; each is resampled on its own."""
+    resampled = np.mean([bootstrap_means(column, seed=seed) for seed, column in enumerate(columns)], axis=0)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(float(np.mean([column.mean() for column in columns])), float(low), float(high))
+
+
+def _summarize(members: Sequence[Scored]) -> SourceSummary:
+    table = _question_table(members)
+    tries: dict[str, list[float]] = {}
+    for one in members:
+        tries.setdefault(one.group_id, []).append(one.scores.exact_match)
     return SourceSummary(
-        questions=len(per_question),
-        trajectories=len(trajectories),
+        questions=len(table),
+        trajectories=len(members),
         metrics={
             name: Estimate(float(column.mean()), *bootstrap_interval(column))
-            for name, column in zip(METRICS, per_question.T, strict=True)
+            for name, column in zip(METRICS, table.T, strict=True)
+            if np.isfinite(column).all()
         },
-        stop_reasons=dict(Counter(str(trajectory.stop_reason) for trajectory in trajectories).most_common()),
+        stop_reasons=dict(Counter(one.stop_reason for one in members).most_common()),
+        pass_at={
+            k: Estimate(float(column.mean()), *bootstrap_interval(column))
+            for k, column in pass_at_each_k([(len(one), int(sum(one))) for one in tries.values()]).items()
+        },
     )
+
+
+def _macro(tables: Sequence[NDArray[np.float64]]) -> dict[str, Estimate]:
+    columns = {name: [table[:, place] for table in tables] for place, name in enumerate(METRICS)}
+    return {
+        name: macro_estimate(parts)
+        for name, parts in columns.items()
+        if all(np.isfinite(column).all() for column in parts)
+    }
+
+
+def _question_table(members: Sequence[Scored]) -> NDArray[np.float64]:
+    """Each question's mean of each of METRICS, (Q, len(METRICS))."""
+    questions: dict[str, list[tuple[float, ...]]] = {}
+    for one in members:
+        questions.setdefault(one.group_id, []).append(astuple(one.scores))
+    return np.array([np.mean(scores, axis=0) for scores in questions.values()])
 
 
 def question_means(group: Group) -> NDArray[np.float64]:

@@ -11,17 +11,14 @@ from tspo.evaluation.metrics import Estimate, SourceSummary, Summary
 _METRIC_ROWS = {
     "exact_match": ("exact match", 3),
     "f1": ("F1", 3),
+    "substring_match": ("substring EM", 3),
     "answer_in_feedback": ("answer found", 3),
     "turns": ("turns", 2),
     "searches": ("searches", 2),
     "search_share": ("turns that search", 3),
+    "tokens": ("tokens", 1),
 }
 """Each metric's name in a table and its digits."""
-
-
-def format_summary(summary: Summary) -> str:
-    """A column a data source and "all" last; means over questions with their 95 % intervals."""
-    return _format({**summary.by_source, "all": summary.overall})
 
 
 def format_comparison(summaries: Mapping[str, Summary]) -> str:
@@ -38,10 +35,15 @@ def format_comparison(summaries: Mapping[str, Summary]) -> str:
 
 
 def summary_to_json(summary: Summary) -> dict[str, Any]:
-    """`{"all": .., "by_source": {name: ..}}`; a metric is `{"mean": .., "low": .., "high": ..}`."""
+    """`{"all": .., "macro": .., "by_source": {name: ..}, "by_hops": {hops: ..}}`.
+
+    A metric is `{"mean": .., "low": .., "high": ..}`.
+    """
     return {
         "all": asdict(summary.overall),
+        "macro": {name: asdict(estimate) for name, estimate in summary.macro.items()},
         "by_source": {name: asdict(source) for name, source in summary.by_source.items()},
+        "by_hops": {str(hops): asdict(part) for hops, part in summary.by_hops.items()},
     }
 
 
@@ -53,7 +55,9 @@ def _format(columns: Mapping[str, SourceSummary]) -> str:
         ["trajectories", *(str(source.trajectories) for source in sources)],
     ]
     for metric, (name, digits) in _METRIC_ROWS.items():
-        rows.append([name, *(estimate_cell(source.metrics[metric], digits) for source in sources)])
+        if any(metric in source.metrics for source in sources):
+            known = (source.metrics.get(metric) for source in sources)
+            rows.append([name, *("-" if one is None else estimate_cell(one, digits) for one in known)])
     for reason in sorted({reason for source in sources for reason in source.stop_reasons}):
         rows.append([f"stopped: {reason}", *(str(source.stop_reasons.get(reason, 0)) for source in sources)])
 
@@ -73,3 +77,8 @@ def columns_of_text(rows: Sequence[Sequence[str]]) -> str:
 def estimate_cell(estimate: Estimate, digits: int) -> str:
     """A mean with its interval."""
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def printable(text: str) -> str:
+    """`text` as one line for a terminal; names come from files, and no control character of theirs gets through."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tspo.datasets.questions import Question
 from tspo.protocol import Answer, Search, parse_action
@@ -131,5 +132,11 @@ class AgentLoop:
             answer=answer,
             stop_reason=stop_reason,
             prompt_token_ids=prompt,
-            extra={"data_source": request.question.data_source},
+            extra=_origin(request.question),
         )
+
+
+def _origin(question: Question) -> dict[str, Any]:
+    """What evaluation groups trajectories by."""
+    hops = {} if question.hops is None else {"hops": question.hops}
+    return {"data_source": question.data_source, **hops}

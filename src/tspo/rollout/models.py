@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,24 +12,21 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from tspo.cache_folder import cache_dir
 from tspo.errors import BadInput
 
 _GGUF = "gguf:"
 _STARTER = "tspo:starter"
-
-
-def cache_dir() -> Path:
-    """Where converted models and indexes are kept: TSPO_CACHE, else the user's cache folder."""
-    if folder := os.environ.get("TSPO_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "tspo"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; raises BadInput where there is none."""
+    place = resolve_model(name)
+    if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in _TOKENIZER_FILES):
+        raise BadInput(f"model {name!r}: this folder has a model and no tokenizer; save one beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name))
+        tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, "no tokenizer could be loaded", error, "save one beside the model") from None
     if tokenizer.eos_token_id is None:

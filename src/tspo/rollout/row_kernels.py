@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
+from tspo.cache_folder import cache_dir
 from tspo.rollout.kv_cache import BlockPass
-from tspo.rollout.models import cache_dir
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")

@@ -16,7 +16,7 @@ from tspo.errors import BadInput
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop
-from tspo.rollout.models import load_model, resolve_model
+from tspo.rollout.models import load_model, load_tokenizer, resolve_model
 from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
 
@@ -69,6 +69,13 @@ def make_sampler(
         )
     model = load_model(policy).to(device_of(config)).eval() if isinstance(policy, str) else policy
     return TransformersSampler(model, codec, rows=rows, capacity=capacity, temperature=temperature, dtype=dtype)
+
+
+def codec_of(config: RunConfig) -> Codec:
+    """The codec of the model's tokenizer; a server that is asked in messages has its own chat template."""
+    server = config.rollout.server
+    asked_in_messages = server is not None and server.chat
+    return Codec(load_tokenizer(config.model), config.rollout.prompt, chat_template=not asked_in_messages)
 
 
 def sampler_kind(config: RunConfig) -> Literal["transformers", "vllm", "openai"]:

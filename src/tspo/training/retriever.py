@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tspo.cache_folder import cache_dir
 from tspo.config import RolloutSection
 from tspo.retrieval.base import Retriever
 from tspo.retrieval.call_settings import CallSettings
 from tspo.retrieval.places import identity_of, is_remote, open_place, open_remote
 from tspo.retrieval.query_cache import cached
-from tspo.rollout.models import cache_dir
 
 _FIRST_DEADLINE = 20.0
 _FIRST_QUERY = "What is the capital of France?"

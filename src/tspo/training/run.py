@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,27 @@ from rich.console import Console
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import GRPOConfig
 
-from tspo.config import DataSection, RunConfig
-from tspo.datasets.questions import Question, read_questions
-from tspo.datasets.world.files import world_files
+from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
 from tspo.evaluation.report import write_report
-from tspo.evaluation.runner import read_evaluation, run_questions, write_evaluation
+from tspo.evaluation.runner import read_evaluation
 from tspo.evaluation.table import format_comparison
 from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
-from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
-from tspo.rollout.models import cache_dir, load_model, load_tokenizer
+from tspo.rollout.models import load_model
 from tspo.rollout.sampler import Sampler
 from tspo.training.agent import (
-    agent_loop,
-    check_prompts_fit,
     check_trainable,
     device_of,
     make_sampler,
     quiet_libraries,
-    sampler_kind,
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
+from tspo.training.evaluate import evaluate_model
+from tspo.training.materials import Materials, read_materials
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
-from tspo.training.retriever import retriever_of
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
@@ -50,47 +44,6 @@ from tspo.training.trainer import TSPOTrainer
 from tspo.training.warmup import demonstrations, warm_up
 
 _WARMUP_SETTINGS = "warmup.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Materials:
-    """What a run reads: questions to train on and to test on, a retriever, and the tokenizer's codec."""
-
-    train: list[Question]
-    test: list[Question]
-    retriever: Retriever
-    codec: Codec
-
-
-def read_materials(config: RunConfig) -> Materials:
-    """Read and check all input of a run; raises BadInput before anything is written."""
-    sampler_kind(config)
-    files = data_files(config.data)
-    train = read_questions(files.train)
-    test = read_questions(files.test) if files.test else []
-    retriever = retriever_of(config.rollout, files.corpus)
-    server = config.rollout.server
-    asked_in_messages = server is not None and server.chat
-    codec = Codec(load_tokenizer(config.model), config.rollout.prompt, chat_template=not asked_in_messages)
-    check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
-    return Materials(train, test, retriever, codec)
-
-
-@dataclass(frozen=True, slots=True)
-class DataFiles:
-    """The files that a run reads."""
-
-    train: Sequence[Path]
-    test: Sequence[Path]
-    corpus: Path | None
-
-
-def data_files(data: DataSection) -> DataFiles:
-    """The files that the settings name, or those of the embedded world, made now if they are not there yet."""
-    if data.world is not None:
-        world = world_files(data.world.to_settings(), cache_dir() / "worlds")
-        return DataFiles([world.train], [world.test] if data.world.test_questions else [], world.corpus)
-    return DataFiles(data.train, data.test, data.corpus)
 
 
 def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Summary]:
@@ -120,13 +73,14 @@ def run_steps(config: RunConfig, *, console: Console) -> Path:
         return run.trained(config.model)
 
 
-def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summary:
-    """Evaluate `config.model` on the test questions and write the result to `folder`."""
+def run_evaluation(config: RunConfig, folder: Path, *, again: bool, console: Console) -> Summary:
+    """Evaluate `config.model` on the test questions and write the result to `folder`; see `evaluate_model`."""
     with explain_full_disk(folder), quiet_libraries():
-        materials = read_materials(config)
+        materials = read_materials(config, training=False)
         if not materials.test:
             raise BadInput("data.test: no questions to evaluate on; name a file of them")
-        return _evaluate_model(config.model, config, materials, folder, console, "evaluate")
+        with only_run_in(folder):
+            return evaluate_model(config.model, config, materials, folder, console, "evaluate", again=again)
 
 
 @contextmanager
@@ -263,28 +217,12 @@ class _Run:
             return
         folder = self.output / "evaluation" / stage.replace(" ", "-")
         done = read_evaluation(folder)
-        self.summaries[stage] = done or _evaluate_model(
-            model, self.config, self.materials, folder, self.console, f"evaluate {stage}"
+        self.summaries[stage] = done or evaluate_model(
+            model, self.config, self.materials, folder, self.console, f"evaluate {stage}", again=True
         )
 
     def _say(self, what: str, where: Path) -> None:
         self.console.print(f"{what}: {where}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _evaluate_model(
-    model: str, config: RunConfig, materials: Materials, folder: Path, console: Console, label: str
-) -> Summary:
-    temperature = config.evaluation.temperature
-    with agent_loop(model, materials.codec, materials.retriever, config, temperature=temperature) as loop:
-        trajectories = run_questions(
-            loop,
-            materials.test,
-            samples=config.evaluation.samples,
-            seed=config.seed,
-            console=console,
-            label=label,
-        )
-    return write_evaluation(trajectories, folder)
 
 
 def grpo_config(config: RunConfig) -> GRPOConfig:

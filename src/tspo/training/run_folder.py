@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Set
@@ -14,7 +13,7 @@ import yaml
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
-from tspo.files import atomic_write
+from tspo.files import atomic_write, only_one
 from tspo.training.checkpoints import checkpoints_in
 
 if TYPE_CHECKING:
@@ -31,16 +30,8 @@ MAY_CHANGE = frozenset(
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that two runs never write to one place."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise BadInput(f"{folder}: cannot write here ({error.strerror}); choose another output_dir") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BadInput(f"{folder}: another run is writing here; choose another output_dir") from None
+    taken = f"{folder}: another run is writing here; choose another output_dir"
+    with only_one(folder / ".lock", taken=taken, where="choose another output_dir"):
         yield
 
 

@@ -15,7 +15,7 @@ from tspo.errors import BadInput
 from tspo.files import atomic_write
 from tspo.trajectory import write_json_line
 
-_MADE_BY = 2
+_MADE_BY = 3
 """Goes up when the same settings make another world."""
 
 

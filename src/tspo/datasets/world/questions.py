@@ -135,6 +135,7 @@ def _draw(
                 golden_answers=(world.name(answer), *world.aliases(answer)),
                 data_source=f"world, {length} hop{'s' if length > 1 else ''}",
                 supporting_titles=tuple(world.name(entity) for entity in chain.entities[:-1]),
+                hops=length,
             ),
             chain,
         )

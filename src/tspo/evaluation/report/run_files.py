@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from tspo.errors import BadInput
-from tspo.evaluation.metrics import METRICS, Estimate, SourceSummary, Summary
+from tspo.evaluation.metrics import ADDED, METRICS, Estimate, SourceSummary, Summary
 from tspo.trajectory import Trajectory, read_json_lines, read_records
 
 STAGES = {"before": "before", "after-warm-up": "after warm-up", "after-training": "after training"}
@@ -79,16 +79,30 @@ def read_summary(path: Path) -> Summary:
     try:
         with _opened(path) as stream:
             value = json.load(stream)
-        return Summary(_source(value["all"]), {str(name): _source(one) for name, one in value["by_source"].items()})
+        return Summary(
+            overall=_source(value["all"]),
+            by_source={str(name): _source(one) for name, one in value["by_source"].items()},
+            by_hops={int(hops): _source(one) for hops, one in value.get("by_hops", {}).items()},
+            macro={str(name): _estimate(one) for name, one in value.get("macro", {}).items()},
+        )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise BadInput(f"{path}: is not the summary of an evaluation; evaluate again") from None
 
 
 def _source(value: Any) -> SourceSummary:
-    metrics = {
-        name: Estimate(*(float(value["metrics"][name][field]) for field in ("mean", "low", "high"))) for name in METRICS
-    }
-    return SourceSummary(int(value["questions"]), int(value["trajectories"]), metrics, dict(value["stop_reasons"]))
+    known = value["metrics"]
+    return SourceSummary(
+        questions=int(value["questions"]),
+        trajectories=int(value["trajectories"]),
+        # runs of earlier versions lack what was added since
+        metrics={name: _estimate(known[name]) for name in METRICS if name in known or name not in ADDED},
+        stop_reasons=dict(value["stop_reasons"]),
+        pass_at={int(k): _estimate(one) for k, one in value.get("pass_at", {}).items()},
+    )
+
+
+def _estimate(value: Any) -> Estimate:
+    return Estimate(*(float(value[name]) for name in ("mean", "low", "high")))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
