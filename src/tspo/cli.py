@@ -19,6 +19,7 @@ from tspo.commands import (
     serve,
     settings,
     train,
+    view,
     warmup,
     world,
 )
@@ -27,6 +28,7 @@ from tspo.errors import BadInput
 COMMANDS = (
     train,
     report,
+    view,
     compare,
     warmup,
     evaluate,
