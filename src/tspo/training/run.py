@@ -46,6 +46,7 @@ from tspo.training.retriever import retriever_of
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
+from tspo.training.token_details import add_token_ends
 from tspo.training.trainer import TSPOTrainer
 from tspo.training.warmup import demonstrations, warm_up
 
@@ -239,6 +240,7 @@ class _Run:
                 concurrency=config.rollout.concurrency,
                 make_sampler=sampler,
                 trajectory_dir=self.output / "trajectories",
+                token_details=config.training.token_details,
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config),
                 train_dataset=Dataset.from_dict(
@@ -282,6 +284,8 @@ def _evaluate_model(
             console=console,
             label=label,
         )
+    if config.training.token_details:
+        add_token_ends(trajectories, materials.codec.tokenizer)
     return write_evaluation(trajectories, folder)
 
 

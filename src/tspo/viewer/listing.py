@@ -61,14 +61,12 @@ def spread_questions(index: Index, most: int) -> list[dict[str, Any]]:
         "SELECT question_key, sum(members) FROM attempts GROUP BY question_key ORDER BY min(at), min(id)"
     ).fetchall()
     total = sum(members for _, members in questions)
+    wanted = min(most * len(questions) // max(total, 1) or 1, len(questions))
     groups: list[dict[str, Any]] = []
-    before = 0
-    for key, members in questions:
-        # Every question that holds a multiple of the distance between two that are taken.
-        first, before = before * most // max(total, most), before + members
-        if first < before * most // max(total, most):
-            rows = index.connection.execute(f"SELECT {_COLUMNS}, words FROM attempts WHERE question_key = ?", (key,))
-            groups += [_group(row[:-1]) | {"words": row[-1]} for row in rows]
+    for number in range(wanted):
+        key, _ = questions[number * len(questions) // wanted]
+        rows = index.connection.execute(f"SELECT {_COLUMNS}, words FROM attempts WHERE question_key = ?", (key,))
+        groups += [_group(row[:-1]) | {"words": row[-1]} for row in rows]
     return sorted(groups, key=lambda group: (group["at"], group["id"]))
 
 

@@ -30,7 +30,7 @@ async function start() {
   onPlace(show);
   tellProblems();
   await show();
-  if (content.note) tell(content.note);
+  byId("note").textContent = content.note ?? "";
   if (!source.isStatic) setInterval(look, LOOK_EVERY);
   return undefined;
 }
