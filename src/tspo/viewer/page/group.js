@@ -124,21 +124,24 @@ function notes(group) {
 function history(group) {
   const times = group.history;
   const at = times.findIndex((one) => one.id === group.id);
+  const text = el("output", {}, timesText(times, at));
   const slider = el("input", { type: "range", min: "0", max: String(times.length - 1), value: String(at), id: "history",
-    "aria-valuetext": times[at].when, onchange: (event) => open(times[Number(event.target.value)].id),
-    oninput: (event) => { byId("history-when").textContent = timesText(times, Number(event.target.value)); } });
-  return el("div", { class: "history" },
-    el("div", { class: "times" }, times.map((time) => {
-      const parts = STATES.map((state) => {
-        const part = el("span", { class: `part ${stateClass(state)}` });
-        part.style.setProperty("height", `${(time[state] / time.members) * 100}%`);
-        return part;
-      });
-      const said = `${time.when}: ${STATES.map((state) => `${time[state]} ${state}`).join(", ")}`;
-      return el("button", { type: "button", class: "time", title: said, "aria-label": said,
-        "aria-current": time.id === group.id ? "true" : null, onclick: () => open(time.id) }, parts.reverse());
-    })),
-    el("label", {}, slider, el("span", { id: "history-when", class: "number" }, timesText(times, at))));
+    "aria-label": "The same question at other steps", "aria-valuetext": times[at].when,
+    onchange: (event) => open(times[Number(event.target.value)].id),
+    oninput: (event) => { text.textContent = timesText(times, Number(event.target.value)); } });
+  const bars = times.map((time) => {
+    const parts = STATES.map((state) => {
+      const part = el("span", { class: `part ${stateClass(state)}` });
+      part.style.setProperty("height", `${(time[state] / time.members) * 100}%`);
+      return part;
+    });
+    const said = `${time.when}: ${STATES.map((state) => `${time[state]} ${state}`).join(", ")}`;
+    return el("button", { type: "button", class: "time", title: said, "aria-label": said,
+      "aria-current": time.id === group.id ? "true" : null, onclick: () => open(time.id) }, parts.reverse());
+  });
+  const box = el("div", { class: "history" }, el("div", { class: "times" }, bars), text, slider);
+  box.style.setProperty("--width", `${Math.min(times.length * 64, 640)}px`);
+  return box;
 }
 
 const timesText = (times, at) => `${times[at].when} · ${at + 1} of ${times.length} with this question`;

@@ -15,7 +15,9 @@ export function startList() {
   for (const end of ["first", "last"]) {
     byId(end).addEventListener("change", () => go({ [end]: byId(end).value }, { replace: true }));
   }
-  byId("filters").addEventListener("submit", (event) => {
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("text").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
     event.preventDefault();
     step(1, { fromStart: true });
   });

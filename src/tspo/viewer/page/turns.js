@@ -3,8 +3,8 @@
 import { badge, creditCell } from "./credit.js";
 import { byId, el } from "./dom.js";
 
-const facts = new WeakMap();
 /** What is known of the token that an element shows. */
+const facts = new WeakMap();
 
 /** Columns of trajectories, their turns in line; `members` are places in the group. */
 export function columns(group, members, estimator, other, onMember) {
@@ -63,7 +63,7 @@ function token(known) {
   const element = el("span", { class: known.tag ? "token tag" : "token" }, known.text);
   if (known.logprob !== null) {
     // From no shade for what was certain to a full one for what had a chance of one in 150 and less.
-    element.style.setProperty("--share", String(Math.min(-known.logprob / 5, 1) * 0.32));
+    element.style.setProperty("--share", `${Math.min(-known.logprob / 5, 1) * 30}%`);
   }
   facts.set(element, known);
   return element;
