@@ -276,8 +276,10 @@ def test_each_token_of_the_file_has_its_ratio_in_the_update(make_setting, tmp_pa
     setting = make_setting(CreditConfig(), micro_batch=micro_batch, trajectory_dir=tmp_path)
     setting.trajectories[2].stop_reason = StopReason.RETRIEVER_ERROR
     setting.inputs = setting.trainer._generate_and_score_completions(rows_of_a_step())
-    halves = [{name: value[rows] if getattr(value, "ndim", 0) else value for name, value in setting.inputs.items()}
-              for rows in torch.arange(8).split(micro_batch)]
+    halves = [
+        {name: value[rows] if getattr(value, "ndim", 0) else value for name, value in setting.inputs.items()}
+        for rows in torch.arange(8).split(micro_batch)
+    ]
     for batch in order_step(halves, BETA):
         setting.trainer._compute_loss(setting.trainer.model, batch)
     setting.trainer._log_ratios.write(setting.trainer._log_ratios.rows)

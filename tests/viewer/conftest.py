@@ -18,7 +18,11 @@ EMPTY = 'Doc 1(Title: "Y") Nothing of interest.\n'
 def attempt(group: str, member: int, ending: str, question: str = "Where is it?", tokens: bool = True) -> Any:
     """A trajectory as JSON that ends "right", as a "near miss" (found in its first turn) or "wrong"."""
     turns: list[dict[str, Any]] = [
-        {"text": "<think>Look.</think><search>it</search>", "query": "it", "feedback": EMPTY if ending == "wrong" else FOUND},
+        {
+            "text": "<think>Look.</think><search>it</search>",
+            "query": "it",
+            "feedback": EMPTY if ending == "wrong" else FOUND,
+        },
         {"text": f"<answer>{'Ann Arbor' if ending == 'right' else 'Bob'}</answer>", "query": None, "feedback": None},
     ]
     if tokens:

@@ -43,8 +43,19 @@ def test_groups_are_filtered_and_one_is_shown(client):
     assert [time["at"] for time in group["history"]] == [-2, 1, 2, 3, 2**40]
 
 
-@pytest.mark.parametrize("path", ["/api/runs/2/groups", "/api/runs/-1/groups", "/api/runs/0/groups/99999",
-                                  f"/api/runs/0/groups/{10**30}", "/../app.py", "/%2e%2e/app.py", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/runs/2/groups",
+        "/api/runs/-1/groups",
+        "/api/runs/0/groups/99999",
+        f"/api/runs/0/groups/{10**30}",
+        "/../app.py",
+        "/%2e%2e/app.py",
+        "/docs",
+        "/openapi.json",
+    ],
+)
 def test_there_is_nothing_else(client, path):
     assert client.get(path).status_code == 404
 

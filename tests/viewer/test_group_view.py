@@ -97,7 +97,7 @@ def test_a_file_that_changed_under_the_index_is_told(view):
     show, run = view
     path = run / "trajectories" / "000001.jsonl"
     path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(BadInput, match="000001.jsonl: has changed since it was read"):
+    with pytest.raises(BadInput, match=r"000001\.jsonl: has changed since it was read"):
         show(1)
 
 

@@ -1,5 +1,8 @@
+import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -165,14 +168,15 @@ def test_a_file_cut_in_the_middle_is_one_line(tmp_path, write, make_group, make_
     with pytest.raises(BadInput) as error:
         make_index(path)
     assert str(error.value) == (
-        f"{path}, line 3: the file is cut in the middle of this line; keep the 2 lines before it, or copy the file again"
+        f"{path}, line 3: the file is cut in the middle of this line; "
+        "keep the 2 lines before it, or copy the file again"
     )
 
 
 def test_a_line_that_is_no_trajectory_is_named(tmp_path, write, make_group, make_index):
     path = tmp_path / "a.jsonl"
     write(path, [*make_group("g", "right"), {"group_id": "g"}])
-    with pytest.raises(BadInput, match="a.jsonl, line 2: field 'turns' is missing"):
+    with pytest.raises(BadInput, match=r"a\.jsonl, line 2: field 'turns' is missing"):
         make_index(path)
 
 
@@ -182,3 +186,43 @@ def test_half_a_surrogate_pair_is_indexed(tmp_path, make_index):
     path.write_text(line + "\n")
     (row,) = page_of_groups(make_index(path), Wanted(), 0)["groups"]
     assert row["question"] == "‹U+D800›?"
+
+
+def test_two_viewers_index_a_run_once(tmp_path, write, make_group):
+    path = tmp_path / "a.jsonl"
+    write(path, [line for k in range(3000) for line in make_group(f"g{k}", "right")])
+    script = (
+        "import sys; from pathlib import Path; from tspo.viewer.index import Index; "
+        "from tspo.viewer.source import open_source; Index(open_source(Path(sys.argv[1]))).refresh(growing=False)"
+    )
+    viewers = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(3)]
+    assert [viewer.wait() for viewer in viewers] == [0, 0, 0]
+    assert summary(Index(open_source(path)))["trajectories"] == 3000
+
+
+@pytest.mark.slow
+def test_an_index_whose_maker_was_killed_is_gone_on_with(tmp_path, write, make_group, make_index):
+    path = tmp_path / "a.jsonl"
+    write(path, [line for k in range(4000) for line in make_group(f"g{k}", "right", "wrong")])
+    script = (
+        "import os, signal, sys; from pathlib import Path; from tspo.viewer import index; "
+        "from tspo.viewer.source import open_source; index._LINES_A_TRANSACTION = 50\n"
+        "made = []; add = index.Index._add\n"
+        "def dying(*args):\n"
+        "    made.append(1)\n"
+        "    if len(made) == int(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return add(*args)\n"
+        "index.Index._add = dying\n"
+        "index.Index(open_source(Path(sys.argv[1]))).refresh()"
+    )
+    for lines in (1, 2077, 3333):
+        result = subprocess.run([sys.executable, "-c", script, str(path), str(lines)])
+        assert result.returncode == -signal.SIGKILL
+    index = make_index(path)
+    assert summary(index) == {
+        "groups": 4000,
+        "trajectories": 8000,
+        "states": {"right": 4000, "near miss": 0, "wrong": 4000},
+        "first": 0,
+        "last": 0,
+    }

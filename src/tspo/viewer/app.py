@@ -63,8 +63,6 @@ class Viewer:
                 self.problems[number] = None
             except BadInput as error:
                 self.problems[number] = str(error)
-            except FileNotFoundError:
-                self.problems[number] = f"{index.source.path}: files were removed while they were read"
 
     def index(self, run: int) -> Index:
         """The index of a run by its number; raises a 404."""

@@ -6,6 +6,7 @@ was read, so that the index is right whenever it is cut off, goes on where it st
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import sqlite3
 import tempfile
@@ -85,21 +86,33 @@ class Index:
 
         Raises BadInput that names the file and line where one cannot be read.
         """
-        with self._lock:
-            files = self.source.files()
-            sizes = [one.path.stat().st_size for one in files]
-            done = 0
-            self._forget_all_but(files)
-            for one, size in zip(files, sizes, strict=True):
-                for read in self._read(one, growing):
-                    if on_progress is not None:
-                        on_progress(done + read, sum(sizes))
-                done += size
+        try:
+            with self._lock, self._alone():
+                files = self.source.files()
+                sizes = [one.path.stat().st_size for one in files]
+                done = 0
+                self._forget_all_but(files)
+                for one, size in zip(files, sizes, strict=True):
+                    for read in self._read(one, growing):
+                        if on_progress is not None:
+                            on_progress(done + read, sum(sizes))
+                    done += size
+        except sqlite3.OperationalError as error:
+            raise BadInput(f"{self.path}: the index cannot be written ({error}); free some space, or delete it") from None
+        except OSError as error:
+            raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other viewer of the same run index it at the same time."""
+        with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _usable(self) -> bool:
         """Open the index, made anew where it is damaged, or was made with other settings or by another version."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
+            with self._alone(), closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
                 if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                     if connection.execute("SELECT what FROM made_with").fetchone() == (self._made_with,):
                         connection.execute("BEGIN IMMEDIATE")  # may it be written to?
@@ -111,7 +124,7 @@ class Index:
                 connection.executescript(f"BEGIN IMMEDIATE; {_TABLES}")
                 connection.execute("INSERT INTO made_with VALUES (?)", (self._made_with,))
             return True
-        except sqlite3.OperationalError:  # no place to write to
+        except (sqlite3.OperationalError, OSError):  # no place to write to
             return False
         except sqlite3.DatabaseError:
             self.path.unlink()
@@ -133,7 +146,7 @@ class Index:
 
     def _read(self, one: TrajectoryFile, growing: bool) -> Iterator[int]:
         """Index what is new in one file; yields the bytes that are read, transaction by transaction."""
-        with _opened(one.path) as stream:
+        with one.path.open("rb") as stream:
             about = one.path.stat()
             known = self.connection.execute("SELECT * FROM file WHERE path = ?", (str(one.path),)).fetchone()
             if known is not None:
@@ -235,12 +248,3 @@ def _whole_lines(stream: BinaryIO, name: str, before: int, growing: bool) -> lis
                 ) from None
         lines.append(raw)
     return lines
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with path.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None

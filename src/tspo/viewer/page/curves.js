@@ -9,7 +9,7 @@ const shown = { text: "", names: [] };
 
 /** The swatch of a run, as in its line. */
 export function swatch(run) {
-  return el("span", { class: `swatch own${run % 6} ${["", "dashed", "dotted"][Math.floor(run / 6) % 3]}` });
+  return el("span", { class: `swatch own${run % 6} ${["", "dashed", "dotted"][run % 3]}` });
 }
 
 export async function showCurves(names) {
@@ -35,8 +35,7 @@ function chart(one) {
   const rest = () => readout.replaceChildren(...one.lines.map((line) =>
     el("span", {}, shown.names.length > 1 ? `${shown.names[line.run]} ` : "now ", value(line, line.y.length - 1))));
   rest();
-  const box = el("figure", { class: "chart" }, el("h2", { title: one.caption }, one.title), readout, plot(one, readout, rest));
-  return box;
+  return el("figure", { class: "chart" }, el("h2", { title: one.caption }, one.title), readout, plot(one, readout, rest));
 }
 
 const value = (line, i) => el("b", { class: `own${line.run % 6}` }, short(line.y[i]));
@@ -60,7 +59,7 @@ function plot(one, readout, rest) {
       svg("text", { x: SIZE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, short(tick))]),
     [x0, x1].map((step, i) => svg("text", { x: x(step), y: SIZE.height - 6, "text-anchor": i ? "end" : "start" },
       i ? String(x1) : `step ${x0}`)),
-    one.lines.map((line) => svg("g", { class: `own${line.run % 6} dash${Math.floor(line.run / 6) % 3}` },
+    one.lines.map((line) => svg("g", { class: `own${line.run % 6} dash${line.run % 3}` },
       line.low.length ? svg("path", { class: "band", d: `${path(along(line, line.low))}${path(along(line, line.high).reverse()).replace("M", "L")}Z` }) : null,
       svg("path", { class: "line", d: path(along(line, line.y)) }))),
     cross);

@@ -62,6 +62,7 @@ function draw() {
   const members = chosen === null ? group.members.map((_, i) => i) : [chosen];
   const box = byId("group");
   const scrolled = box.scrollTop;
+  const key = box.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   fill(box,
     el("p", { class: "eyebrow" },
       el("button", { type: "button", class: "back", onclick: () => go({ group: null, member: null }) }, "‹ list"),
@@ -86,17 +87,20 @@ function draw() {
   box.classList.toggle("shaded", shown.shaded);
   showMarks(box);
   box.scrollTop = scrolled;
+  // What had the focus is drawn anew; whoever is there by keyboard stays there.
+  if (key !== undefined) box.querySelector(`[data-key="${key}"]`)?.focus({ preventScroll: true });
 }
 
 function creditSwitch(estimator) {
   return el("div", { class: "switch", role: "group", "aria-label": "Credit under" },
     shown.estimators.map((name) =>
-      el("button", { type: "button", "aria-pressed": String(name === estimator), "data-credit": name,
+      el("button", { type: "button", "aria-pressed": String(name === estimator), "data-key": name,
         onclick: () => go({ credit: name }, { replace: true }) }, name.toUpperCase())));
 }
 
 function tools(group, chosen) {
-  const button = (label, isOn, onclick) => el("button", { type: "button", "aria-pressed": String(isOn), onclick }, label);
+  const button = (label, isOn, onclick) =>
+    el("button", { type: "button", "aria-pressed": String(isOn), "data-key": `show ${label}`, onclick }, label);
   const shade = el("input", { type: "checkbox", id: "shade", onchange: toggleShade });
   shade.checked = shown.shaded;
   return el("div", { class: "tools" },
@@ -125,7 +129,7 @@ function history(group) {
   const times = group.history;
   const at = times.findIndex((one) => one.id === group.id);
   const text = el("output", {}, timesText(times, at));
-  const slider = el("input", { type: "range", min: "0", max: String(times.length - 1), value: String(at), id: "history",
+  const slider = el("input", { type: "range", min: "0", max: String(times.length - 1), value: String(at), "data-key": "history",
     "aria-label": "The same question at other steps", "aria-valuetext": times[at].when,
     onchange: (event) => open(times[Number(event.target.value)].id),
     oninput: (event) => { text.textContent = timesText(times, Number(event.target.value)); } });

@@ -88,7 +88,7 @@ export function startTokens(root) {
     tip.replaceChildren(
       el("p", { class: "what" }, visible(known.text)),
       el("dl", {},
-        fact("log-probability", known.logprob === null ? "not known" : known.logprob.toFixed(4)),
+        fact("log-probability", known.logprob === null ? "not known" : small(known.logprob)),
         fact("probability", known.logprob === null ? "not known" : percent(Math.exp(known.logprob))),
         fact("ratio in the update", known.ratio === null ? "not written" : known.ratio.toFixed(4))));
     tip.hidden = false;
@@ -103,6 +103,8 @@ export function startTokens(root) {
   root.addEventListener("scroll", hide, true);
 }
 
-const percent = (share) => `${(share * 100).toFixed(share < 0.001 ? 4 : 2)} %`;
+const small = (number) => (Math.abs(number) < 0.001 && number !== 0 ? number.toExponential(1) : number.toFixed(4));
 
-const visible = (text) => `“${text.replaceAll("\n", "⏎")}”`;
+const percent = (share) => (share > 0.9999 ? "over 99.99 %" : `${(share * 100).toFixed(share < 0.001 ? 4 : 2)} %`);
+
+const visible = (text) => text.replaceAll("\n", "⏎").replace(/^ | $/g, "␣");
