@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -18,22 +16,15 @@ from tspo.viewer import app as app_module
 from tspo.viewer.app import create_app
 from tspo.viewer.static_page import write_static
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on PATH"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(browser_executable):
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as driver:
         expect.set_options(timeout=60_000)
-        started = driver.chromium.launch(executable_path=BROWSER, args=arguments)
+        started = driver.chromium.launch(executable_path=browser_executable, args=arguments)
         yield started
         started.close()
 
@@ -241,6 +232,8 @@ def test_curves_of_runs_are_laid_over_each_other_and_lead_to_their_steps(make_ru
     chart.wait_for()
     assert chart.locator(".line").count() == 2
     assert page.locator(".runs .run").all_inner_texts() == ["some-run", "other"]
+    page.locator("summary", has_text="Settings of other").click()
+    assert "model: some/model" in page.locator(".settings").last.inner_text()
     chart.locator("svg").hover(position={"x": 200, "y": 60})
     assert "step 2" in chart.locator(".readout").inner_text()
     chart.locator("svg").click(position={"x": 200, "y": 60})
@@ -248,6 +241,16 @@ def test_curves_of_runs_are_laid_over_each_other_and_lead_to_their_steps(make_ru
     assert {row.split("\n")[1] for row in page.locator(".row").all_inner_texts()} == {"step 2"}
     page.locator(".runs button", has_text="other").click()
     page.wait_for_selector(".runs button:has-text('other')[aria-pressed=true]")
+
+
+def test_another_run_shows_the_same_question_at_the_nearest_step(make_run, make_group, serve, open_page):
+    other = {step: make_group(f"{step}", "wrong", question="Who?") for step in (2, 5)}
+    page = open_page(serve(make_run(), make_run("other", steps=other)) + "#text=who?&first=3")
+    page.locator(".row").click()
+    page.wait_for_selector(".turn")
+    page.locator(".runs button", has_text="other").click()
+    expect(page.locator(".eyebrow")).to_contain_text("step 2")
+    expect(page.locator("#group h1")).to_have_text("Who?")
 
 
 def test_the_list_is_fetched_page_by_page(tmp_path, write, make_group, serve, open_page):
@@ -364,27 +367,6 @@ def test_all_text_has_a_contrast_of_4_5_and_more(make_run, serve, open_page, sch
     found |= page.evaluate(CONTRASTS)
     assert len(found) > 40
     assert {name: value for name, value in found.items() if value < 4.5} == {}
-
-
-@pytest.fixture
-def elsewhere():
-    """An address on this machine, and the paths that were asked of it."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_error(404)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}", asked
-        http.shutdown()
-        thread.join()
 
 
 def hostile_lines(make_group, address):

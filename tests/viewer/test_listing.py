@@ -85,9 +85,10 @@ def test_a_choice_is_of_whole_questions_and_about_as_many_as_are_wanted(many, mo
 
 
 def test_places_on_the_axis_have_names():
-    assert [when(at) for at in (-2, -1, 1200, AFTER_TRAINING)] == [
+    assert [when(at) for at in (-2, -1, 0, 1200, AFTER_TRAINING)] == [
         "before",
-        "after warm up",
+        "after warm-up",
+        "no step",
         "step 1,200",
         "after training",
     ]

@@ -27,6 +27,11 @@ def test_a_trajectory_file_stands_alone(tmp_path, write, make_group):
     assert source.index_path == tmp_path / ".a.jsonl.view.sqlite"
 
 
+def test_an_evaluation_s_folder_can_be_looked_at(tmp_path, write, make_group):
+    write(tmp_path / "trajectories.jsonl", make_group("q", "right"))
+    assert [(one.path.name, one.at) for one in open_source(tmp_path).files()] == [("trajectories.jsonl", 0)]
+
+
 def test_a_run_that_has_just_begun_can_be_looked_at(tmp_path):
     (tmp_path / "config.yaml").write_text("credit: {algorithm: grpo}\n")
     assert open_source(tmp_path).files() == []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tspo.evaluation.report.choose import State
+from tspo.evaluation.report.run_files import STAGES
 from tspo.evaluation.report.text import clean
 from tspo.viewer.index import Index
 from tspo.viewer.source import AFTER_TRAINING, BEFORE_TRAINING
@@ -89,8 +90,8 @@ def summary(index: Index) -> dict[str, Any]:
 
 def when(at: int) -> str:
     """A place on the axis of training steps, as people say it."""
-    stages = {place: stage.replace("-", " ") for stage, place in BEFORE_TRAINING.items()}
-    return stages.get(at) or ("after training" if at == AFTER_TRAINING else f"step {at:,}")
+    stages = {place: STAGES[stage] for stage, place in BEFORE_TRAINING.items()}
+    return ({0: "no step", AFTER_TRAINING: "after training"} | stages).get(at) or f"step {at:,}"
 
 
 def _conditions(wanted: Wanted) -> tuple[str, list[str | int]]:

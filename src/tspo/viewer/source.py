@@ -22,7 +22,7 @@ class TrajectoryFile:
 
     path: Path
     at: int
-    """The step; before step 1 and after the last for evaluations. A line's own `step` goes before it."""
+    """The step; before step 1 and after the last for evaluations; 0 where a line's own `step` says it, if any."""
 
     @property
     def log_ratios(self) -> Path:
@@ -54,6 +54,8 @@ class Source:
             return [TrajectoryFile(self.path, 0)]
         steps = [path for path in (self.path / "trajectories").glob("*.jsonl") if path.stem.isdecimal()]
         found = [TrajectoryFile(path, int(path.stem)) for path in sorted(steps, key=lambda path: int(path.stem))]
+        if (self.path / "trajectories.jsonl").is_file():  # of tspo evaluate
+            found.append(TrajectoryFile(self.path / "trajectories.jsonl", 0))
         for stage in STAGES:
             path = self.path / "evaluation" / stage / "trajectories.jsonl"
             if path.is_file():

@@ -12,22 +12,25 @@ export function swatch(run) {
   return el("span", { class: `swatch own${run % 6} ${["", "dashed", "dotted"][run % 3]}` });
 }
 
-export async function showCurves(names) {
+export async function showCurves(runs) {
+  const names = runs.map((run) => run.name);
   const content = await source.curves();
   const text = JSON.stringify([content, names]);
   if (text === shown.text) return;
   Object.assign(shown, { text, names });
   const main = content.charts.filter((chart) => chart.main);
   const others = content.charts.filter((chart) => !chart.main);
-  const wasOpen = byId("curves").querySelector("details")?.open ?? false;
+  const wasOpen = byId("curves").querySelector("details.others")?.open ?? false;
   byId("curves").replaceChildren(el("div", {},
     el("h1", {}, names.length > 1 ? `${names.length} runs` : names[0]),
     content.charts.length
       ? el("p", { class: "lead" }, content.smoothing, source.isStatic ? "" : " Click a step to see its trajectories.")
       : el("p", { class: "lead" }, "There are no metrics here: trajectory files alone have none, and a run writes them step by step."),
     el("div", { class: "charts" }, main.map(chart)),
-    others.length ? el("details", wasOpen ? { open: true } : {},
-      el("summary", {}, `All other metrics (${others.length})`), el("div", { class: "charts" }, others.map(chart))) : null));
+    others.length ? el("details", { class: "others", open: wasOpen },
+      el("summary", {}, `All other metrics (${others.length})`), el("div", { class: "charts" }, others.map(chart))) : null,
+    runs.filter((run) => run.settings).map((run) =>
+      el("details", {}, el("summary", {}, `Settings of ${run.name}`), el("pre", { class: "settings" }, run.settings)))));
 }
 
 function chart(one) {

@@ -159,6 +159,17 @@ export function moveInHistory(by) {
   if (next && place().group !== undefined) open(next.id);
 }
 
+/** The group of another run that asks the question which is shown, at the step nearest to it; null if there is none. */
+export async function sameQuestionIn(run) {
+  const { group } = shown;
+  if (!group || place().group === undefined) return null;
+  const { question, at } = group.history.find((one) => one.id === group.id);
+  const found = await source.groups(run, { states: [], allWrong: false, text: question, first: null, last: null }, 0);
+  const same = found.groups.filter((one) => one.question === question);
+  same.sort((a, b) => Math.abs(a.at - at) - Math.abs(b.at - at));
+  return same[0]?.id ?? null;
+}
+
 /** The next estimator's credit. */
 export function cycleCredit() {
   if (!shown.group) return;

@@ -23,7 +23,7 @@ export function startList() {
   });
   byId("scroller").addEventListener("scroll", () => {
     const box = byId("scroller");
-    if (box.scrollTop + box.clientHeight > box.scrollHeight - 600) fetchPage();
+    if (box.scrollTop + box.clientHeight > box.scrollHeight - 600) fetchPage().catch(() => {}); // main.js tells when the viewer is gone
   });
   byId("rows").addEventListener("keydown", (event) => {
     if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
@@ -72,13 +72,18 @@ export async function showList() {
 
 /** Fetch the next page, if there is one; the answer to a question that is no longer asked is dropped. */
 async function fetchPage({ first = false } = {}) {
-  if (shown.fetching || (!first && shown.groups.length >= shown.total)) return shown.fetching;
+  if (shown.fetching) return shown.fetching;
+  if (!first && shown.groups.length >= shown.total) return undefined;
   const { asked } = shown;
   const [run, wanted] = JSON.parse(asked);
-  shown.fetching = source.groups(Number(run), wanted, shown.groups.length);
-  const page = await shown.fetching;
+  let page;
+  try {
+    shown.fetching = source.groups(Number(run), wanted, shown.groups.length);
+    page = await shown.fetching;
+  } finally {
+    if (asked === shown.asked) shown.fetching = null;
+  }
   if (asked !== shown.asked) return undefined;
-  shown.fetching = null;
   if (first) byId("rows").replaceChildren();
   shown.total = page.total;
   shown.trajectories = page.trajectories;

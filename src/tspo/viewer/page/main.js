@@ -2,7 +2,7 @@
 
 import { showCurves, swatch } from "./curves.js";
 import { byId, el } from "./dom.js";
-import { showGroup, startGroup } from "./group.js";
+import { sameQuestionIn, showGroup, startGroup } from "./group.js";
 import { startKeys } from "./keys.js";
 import { listGrew, showList, startList } from "./list.js";
 import { addressOf, go, onPlace, place } from "./place.js";
@@ -50,7 +50,7 @@ async function show() {
   document.title = `${known.runs.map((one) => one.name).join(", ")} · tspo view`;
   drawRuns(run, view);
   try {
-    if (view === "curves") await showCurves(known.runs.map((one) => one.name));
+    if (view === "curves") await showCurves(known.runs);
     else await Promise.all([showList(), showGroup()]);
   } catch (error) {
     tell(`The viewer does not answer: ${error.message}`);
@@ -62,7 +62,7 @@ function drawRuns(current, view) {
     view === "curves"
       ? el("span", { class: "run" }, swatch(number), run.name)
       : el("button", { type: "button", class: "run", "aria-pressed": String(number === current),
-          onclick: () => go({ run: number, group: null, member: null }) },
+          onclick: async () => go({ run: number, group: await sameQuestionIn(number), member: null }) },
         known.runs.length > 1 ? swatch(number) : null, run.name)));
 }
 
@@ -75,7 +75,7 @@ async function look() {
     tellProblems();
     if (!grew) return;
     if (byId("curves").hidden) await listGrew();
-    else await showCurves(known.runs.map((one) => one.name));
+    else await showCurves(known.runs);
   } catch {
     tell("The viewer has been stopped; what is here stays.");
   }
