@@ -215,6 +215,15 @@ def test_a_token_tells_its_probability_and_ratio(address, open_page):
     assert "-1.0000" in said
     assert "36.79 %" in said
     assert re.search(r"ratio in the update\s+0\.6\d{3}", said)
+    page.locator(".policy").nth(1).focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".token.at")).to_have_count(1)
+    page.keyboard.press("ArrowLeft")
+    assert "-1.0000" in page.locator("#tip").inner_text()
+    assert page.locator(".policy").nth(1).locator(".at").inner_text() == "er>Bo"
+    page.locator(".policy").nth(1).blur()
+    expect(page.locator("#tip")).to_be_hidden()
 
 
 def test_what_is_not_in_the_file_is_said(address, open_page):

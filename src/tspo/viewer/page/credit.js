@@ -54,6 +54,6 @@ export function matrix(group, estimator, other, chosen, onMember) {
         el("td", {}, turn < member.turns.length ? creditCell(group, estimator, other, i, turn) : null))));
   return el("div", { class: "matrix-box", tabindex: "0", role: "region", "aria-label": "Credit of the whole group" },
     el("table", { class: "matrix" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "answer"), head)),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, ""), el("th", { class: "said", scope: "col" }, "answer"), head)),
       el("tbody", {}, rows)));
 }

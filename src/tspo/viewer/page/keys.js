@@ -11,6 +11,7 @@ const KEYS = [
   { keys: ["k"], also: "↑ in the list", what: "question before", act: () => step(-1) },
   { keys: ["ArrowLeft"], shown: "←", what: "the same question earlier", act: () => moveInHistory(-1) },
   { keys: ["ArrowRight"], shown: "→", what: "the same question later", act: () => moveInHistory(1) },
+  { keys: [], shown: "← →", also: "in a turn", what: "tokens, one by one (Tab goes to a turn)" },
   { keys: ["1", "2", "3", "4", "5", "6", "7", "8", "9"], shown: "1 … 9", what: "read one trajectory", act: (key) => readMember(Number(key)) },
   { keys: ["0", "s"], shown: "0", what: "all side by side", act: () => readMember(0) },
   { keys: ["c"], what: "credit of the next estimator", act: cycleCredit },

@@ -1,7 +1,7 @@
 // Trajectories turn by turn: what the policy sampled, what it was given to read, and single tokens under the pointer.
 
 import { badge, creditCell } from "./credit.js";
-import { byId, el } from "./dom.js";
+import { byId, el, fill } from "./dom.js";
 
 /** What is known of the token that an element shows. */
 const facts = new WeakMap();
@@ -44,7 +44,7 @@ function turnCard(group, i, k, estimator, other) {
       creditCell(group, estimator, other, i, k)),
     el("div", {},
       el("p", { class: "label" }, "sampled"),
-      el("div", { class: "policy", dir: "auto" }, turn.tokens ? turn.tokens.map(token) : pieces(turn.text))),
+      el("div", { class: "policy", dir: "auto", tabindex: turn.tokens ? "0" : null }, turn.tokens ? turn.tokens.map(token) : pieces(turn.text))),
     turn.first_occurrence ? el("p", { class: "found" }, "the answer first appears here") : null,
     turn.feedback === null ? null : el("div", { class: "feedback" },
       el("p", { class: "label" }, "feedback"),
@@ -77,30 +77,45 @@ export function showMarks(root) {
   }
 }
 
-/** Show what is known of the token under the pointer. */
+/** Show what is known of the token under the pointer, or, in a turn that has the focus, of the one the arrows are at. */
 export function startTokens(root) {
-  const tip = byId("tip");
-  const hide = () => { tip.hidden = true; };
-  root.addEventListener("pointerover", (event) => {
-    const known = facts.get(event.target);
-    if (!known) return hide();
-    const fact = (name, value) => [el("dt", {}, name), el("dd", {}, value)];
-    tip.replaceChildren(
-      el("p", { class: "what" }, visible(known.text)),
-      el("dl", {},
-        fact("log-probability", known.logprob === null ? "not known" : small(known.logprob)),
-        fact("probability", known.logprob === null ? "not known" : percent(Math.exp(known.logprob))),
-        fact("ratio in the update", known.ratio === null ? "not written" : known.ratio.toFixed(4))));
-    tip.hidden = false;
-    const around = event.target.getBoundingClientRect();
-    const left = Math.min(Math.max(around.left, 8), innerWidth - tip.offsetWidth - 8);
-    const above = around.top - tip.offsetHeight - 8;
-    tip.style.setProperty("left", `${left}px`);
-    tip.style.setProperty("top", `${above > 8 ? above : around.bottom + 8}px`);
-    return undefined;
-  });
+  const hide = () => {
+    byId("tip").hidden = true;
+    root.querySelector(".token.at")?.classList.remove("at");
+  };
+  root.addEventListener("pointerover", (event) => (facts.has(event.target) ? showFacts(event.target) : hide()));
   root.addEventListener("pointerleave", hide);
   root.addEventListener("scroll", hide, true);
+  root.addEventListener("focusout", hide);
+  root.addEventListener("keydown", (event) => {
+    if (!event.target.matches(".policy") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    event.preventDefault();
+    const tokens = [...event.target.querySelectorAll(".token")];
+    const at = tokens.findIndex((one) => one.classList.contains("at"));
+    const next = tokens[Math.min(Math.max(at + (event.key === "ArrowRight" ? 1 : -1), 0), tokens.length - 1)];
+    hide();
+    if (!next) return;
+    next.classList.add("at");
+    showFacts(next);
+  });
+}
+
+function showFacts(element) {
+  const tip = byId("tip");
+  const known = facts.get(element);
+  const fact = (name, value) => [el("dt", {}, name), el("dd", {}, value)];
+  fill(tip,
+    el("p", { class: "what" }, visible(known.text)),
+    el("dl", {},
+      fact("log-probability", known.logprob === null ? "not known" : small(known.logprob)),
+      fact("probability", known.logprob === null ? "not known" : percent(Math.exp(known.logprob))),
+      fact("ratio in the update", known.ratio === null ? "not written" : known.ratio.toFixed(4))));
+  tip.hidden = false;
+  const around = element.getBoundingClientRect();
+  const left = Math.min(Math.max(around.left, 8), innerWidth - tip.offsetWidth - 8);
+  const above = around.top - tip.offsetHeight - 8;
+  tip.style.setProperty("left", `${left}px`);
+  tip.style.setProperty("top", `${above > 8 ? above : around.bottom + 8}px`);
 }
 
 const small = (number) => (Math.abs(number) < 0.001 && number !== 0 ? number.toExponential(1) : number.toFixed(4));
