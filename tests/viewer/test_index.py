@@ -3,6 +3,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,29 @@ def test_what_was_read_is_not_read_again(make_run, make_index, monkeypatch):
     make_index(run)
     monkeypatch.setattr(Index, "_add", None)
     make_index(run)
+
+
+def test_it_goes_where_the_run_goes(make_run, make_index, monkeypatch):
+    run = make_run()
+    whole = contents(make_index(run))
+    moved = run.rename(run.with_name("moved"))
+    monkeypatch.chdir(moved.parent)
+    monkeypatch.setattr(Index, "_add", None)
+    index = make_index(Path("moved"))
+    assert contents(index) == whole
+    assert read_trajectory(index.places(1)[0]).question
+
+
+def test_batches_are_bounded_in_bytes_too(tmp_path, write, make_group, make_index, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    write(path, [line for k in range(10) for line in make_group(f"g{k}", "right", "wrong")])
+    monkeypatch.setattr(index_module, "_BYTES_A_TRANSACTION", 1000)
+    index = Index(open_source(path))
+    read = []
+    index.refresh(lambda done, _: read.append(done))
+    assert len(read) > 5
+    assert read[-1] == path.stat().st_size
+    assert summary(index)["trajectories"] == 20
 
 
 def test_reading_goes_on_where_it_was_cut_off(tmp_path, write, make_group, monkeypatch, make_index):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import sqlite3
 import tempfile
 import threading
@@ -27,12 +28,13 @@ _VERSION = 1
 _TAIL = 256
 """Bytes before the place that a file was read to; where they are others now, the file is another one."""
 _LINES_A_TRANSACTION = 1000
+_BYTES_A_TRANSACTION = 2**24
 _LONGEST_SHOWN = 400
 
 _TABLES = """
 CREATE TABLE made_with (what TEXT);
 CREATE TABLE file (
-    id INTEGER PRIMARY KEY, path TEXT UNIQUE, bytes INTEGER, lines INTEGER, tokens INTEGER, tail BLOB, mtime INTEGER);
+    id INTEGER PRIMARY KEY, path BLOB UNIQUE, bytes INTEGER, lines INTEGER, tokens INTEGER, tail BLOB, mtime INTEGER);
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY, file INTEGER, name BLOB, at INTEGER, question_key BLOB, question TEXT, words TEXT,
     members INTEGER, right INTEGER, near INTEGER, wrong INTEGER, UNIQUE (file, name));
@@ -133,7 +135,7 @@ class Index:
             return self._usable()
 
     def _forget_all_but(self, files: list[TrajectoryFile]) -> None:
-        paths = {str(one.path) for one in files}
+        paths = {self._name(one.path) for one in files}
         with self.connection:
             for number, path in self.connection.execute("SELECT id, path FROM file").fetchall():
                 if path not in paths:
@@ -150,7 +152,7 @@ class Index:
         """Index what is new in one file; yields the bytes that are read, transaction by transaction."""
         with one.path.open("rb") as stream:
             about = one.path.stat()
-            known = self.connection.execute("SELECT * FROM file WHERE path = ?", (str(one.path),)).fetchone()
+            known = self.connection.execute("SELECT * FROM file WHERE path = ?", (self._name(one.path),)).fetchone()
             if known is not None:
                 number, _, read, lines, tokens, tail, mtime = known
                 if (about.st_size, about.st_mtime_ns) == (read, mtime):
@@ -164,7 +166,7 @@ class Index:
                 read = lines = tokens = 0
                 with self.connection:
                     number = self.connection.execute(
-                        "INSERT INTO file VALUES (NULL, ?, 0, 0, 0, x'', 0)", (str(one.path),)
+                        "INSERT INTO file VALUES (NULL, ?, 0, 0, 0, x'', 0)", (self._name(one.path),)
                     ).lastrowid
             stream.seek(read)
             while batch := _whole_lines(stream, str(one.path), lines, growing):
@@ -218,7 +220,15 @@ class Index:
             "JOIN file ON file.id = attempts.file WHERE attempts = ? ORDER BY place",
             (attempts,),
         )
-        return [Place(Path(path), *rest) for path, *rest in rows]
+        return [Place(self._folder / os.fsdecode(path), *rest) for path, *rest in rows]
+
+    @property
+    def _folder(self) -> Path:
+        return self.source.path if self.source.path.is_dir() else self.source.path.parent
+
+    def _name(self, path: Path) -> bytes:
+        """A file's name in the index: the run may be looked at from elsewhere, or be moved."""
+        return os.fsencode(path.relative_to(self._folder))
 
 
 def _searched(trajectory: Trajectory) -> Iterator[str]:
@@ -236,7 +246,12 @@ def _key(text: str) -> bytes:
 def _whole_lines(stream: BinaryIO, name: str, before: int, growing: bool) -> list[bytes]:
     """The next lines; one that is not ended yet is left for later where the file may be growing."""
     lines: list[bytes] = []
-    while len(lines) < _LINES_A_TRANSACTION and (raw := stream.readline()):
+    start = stream.tell()
+    while (
+        len(lines) < _LINES_A_TRANSACTION
+        and stream.tell() < start + _BYTES_A_TRANSACTION
+        and (raw := stream.readline())
+    ):
         if not raw.endswith(b"\n"):
             if growing:
                 break
