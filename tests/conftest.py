@@ -1,6 +1,9 @@
 import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,39 @@ def wiki_qa() -> Path:
     if not WIKI_QA.is_dir():
         pytest.skip("the wiki-qa data is not at ../shared/data/wiki-qa beside the repository")
     return WIKI_QA
+
+
+@pytest.fixture(scope="session")
+def browser_executable() -> str:
+    """A browser that runs headless; the test is skipped where there is none."""
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("neither chromium nor google-chrome is on PATH")
+    return found
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """An address on this machine, and the paths that were asked of it."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}", asked
+        http.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from tspo.commands import (
     serve,
     settings,
     train,
+    view,
     warmup,
     world,
 )
@@ -29,6 +30,7 @@ from tspo.errors import BadInput
 COMMANDS = (
     train,
     report,
+    view,
     compare,
     warmup,
     evaluate,

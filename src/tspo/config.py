@@ -196,6 +196,9 @@ class TrainingSection(_Section):
     )
     save_every: int = Field(default=10, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=2, description="checkpoints kept; the oldest go first")
+    token_details: bool = Field(
+        default=True, description="write of each policy token what `tspo view` shows: its place in the text, its ratio"
+    )
     lora: LoraSection | None = Field(default=None, description="train adapters instead of all weights")
     report_to: list[str] = Field(default=[], description="wandb, tensorboard, trackio, ... as in transformers")
     trl: dict[str, Any] = Field(

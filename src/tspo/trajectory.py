@@ -167,9 +167,12 @@ def read_records(stream: Iterable[bytes], name: str) -> Iterator[tuple[dict[str,
         yield line, trajectory_from_json(line, where, default_id=f"{group_id}-{member}")
 
 
-def read_json_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[str, Any]]:
-    """Each line's place ("file, line n") and its decoded value; raises BadInput where it is not JSON."""
-    for number, raw in enumerate(stream, start=1):
+def read_json_lines(stream: Iterable[bytes], name: str, *, first_line: int = 1) -> Iterator[tuple[str, Any]]:
+    """Each line's place ("file, line n") and its decoded value; raises BadInput where it is not JSON.
+
+    `first_line` is the number of the stream's first line in the file.
+    """
+    for number, raw in enumerate(stream, start=first_line):
         where = f"{name}, line {number}"
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()

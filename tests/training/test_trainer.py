@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -20,8 +21,9 @@ from tspo.rollout.completion import completion_of  # noqa: E402
 from tspo.rollout.episode import Limits  # noqa: E402
 from tspo.training import policy_tokens  # noqa: E402
 from tspo.training.row_parts import order_step, row_passes  # noqa: E402
+from tspo.training.token_details import log_ratio_file  # noqa: E402
 from tspo.training.trainer import TSPOTrainer  # noqa: E402
-from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
+from tspo.trajectory import StopReason, Trajectory, Turn, read_records  # noqa: E402
 
 QUESTIONS = [Question("q0", "who wrote it", ("Ann Lee",), "made"), Question("q1", "where is it", ("Oslo",), "made")]
 GROUP_SIZE = 4
@@ -92,6 +94,7 @@ def make_setting(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -
         micro_batch: int = 8,
         steps_per_update: int | None = None,
         peft_config: Any = None,
+        trajectory_dir: Path | None = None,
         **settings: Any,
     ) -> Setting:
         model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
@@ -117,6 +120,7 @@ def make_setting(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -
                 **({"beta": BETA, "epsilon": EPSILON, "bf16": False, "max_steps": 1} | settings),
             ),
             peft_config=peft_config,
+            trajectory_dir=trajectory_dir,
             train_dataset=Dataset.from_dict({"prompt": [q.question for q in QUESTIONS], "index": [0, 1]}),
             processing_class=tiny_tokenizer,
         )
@@ -265,6 +269,37 @@ def test_the_gap_to_the_sampler_is_measured(make_setting) -> None:
         expected.append(difference.abs()[torch.tensor(completion.sampled).bool()])
     (gap,) = setting.trainer._metrics["train"]["tspo/logprob_gap"]
     assert gap == pytest.approx(torch.cat(expected).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [8, 4])
+def test_each_token_of_the_file_has_its_ratio_in_the_update(make_setting, tmp_path: Path, micro_batch: int) -> None:
+    setting = make_setting(CreditConfig(), micro_batch=micro_batch, trajectory_dir=tmp_path)
+    setting.trajectories[2].stop_reason = StopReason.RETRIEVER_ERROR
+    setting.inputs = setting.trainer._generate_and_score_completions(rows_of_a_step())
+    halves = [
+        {name: value[rows] if getattr(value, "ndim", 0) else value for name, value in setting.inputs.items()}
+        for rows in torch.arange(8).split(micro_batch)
+    ]
+    for batch in order_step(halves, BETA):
+        setting.trainer._compute_loss(setting.trainer.model, batch)
+    setting.trainer._log_ratios.write(setting.trainer._log_ratios.rows)
+
+    found = torch.tensor(np.load(log_ratio_file(tmp_path / "000001.jsonl")).astype("float32"))
+    with (tmp_path / "000001.jsonl").open("rb") as stream:
+        written = [trajectory for _, trajectory in read_records(stream, "file")]
+    start = 0
+    for trajectory in written:
+        completion = completion_of(trajectory)
+        with torch.no_grad():
+            difference = plain_logprobs(setting.trainer.model, trajectory) - torch.tensor(completion.logprobs)
+        expected = difference[torch.tensor(completion.sampled).bool()].float()
+        own, start = found[start : start + len(expected)], start + len(expected)
+        if trajectory.retriever_failed:
+            assert own.isnan().all()
+        else:
+            assert torch.allclose(own, expected, atol=2e-3)
+        assert all(len(turn.extra["token_ends"]) == len(turn.token_ids) for turn in trajectory.turns)
+    assert start == len(found)
 
 
 def test_feedback_tokens_have_exactly_no_gradient(make_setting) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ def evaluate_questions(
     seed: int,
     console: Console,
     label: str,
+    detail: Callable[[Trajectory], None] | None = None,
 ) -> Summary:
     """`samples` trajectories a question, written to `folder` in the questions' order, and their summary, last.
 
-    Each episode is appended to a file as it ends. Those that an earlier call left there are not run again, unless
-    the retriever had cut them off.
+    Each episode is appended to a file as it ends, once `detail` has added to it what it likes. Those that an earlier
+    call left there are not run again, unless the retriever had cut them off.
     """
     requests = episode_requests(questions, samples, seed)
     part = folder / _PART
@@ -51,6 +52,8 @@ def evaluate_questions(
 
         def on_done(trajectory: Trajectory) -> None:
             nonlocal ended
+            if detail is not None:
+                detail(trajectory)
             write_json_line(trajectory_to_json(trajectory), stream)
             stream.flush()
             ended += 1

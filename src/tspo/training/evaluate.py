@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tspo.rollout.models import resolve_model
 from tspo.training.agent import agent_loop
 from tspo.training.materials import Materials
 from tspo.training.run_folder import changed_settings
+from tspo.training.token_details import add_token_ends
 
 _SETTINGS = "settings.json"
 
@@ -47,6 +49,7 @@ def evaluate_model(
     done = _open_folder(folder, settings, again)
     if done is not None:
         return done
+    add_ends = partial(add_token_ends, tokenizer=materials.codec.tokenizer)
     with agent_loop(
         model, materials.codec, materials.retriever, config, temperature=config.evaluation.temperature
     ) as loop:
@@ -58,6 +61,9 @@ def evaluate_model(
             seed=config.seed,
             console=console,
             label=label,
+            detail=partial(add_token_ends, tokenizer=materials.codec.tokenizer)
+            if config.training.token_details
+            else None,
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAY_CHANGE = frozenset(
-    {f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch")}
+    {f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch", "token_details")}
     | {f"rollout.{name}" for name in ("retriever_deadline", "retriever_give_up_after")}
     | {f"rollout.query_cache{name}" for name in ("", ".entries", ".path")}
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from trl.trainer.utils import RepeatSampler, pad
 
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
-from tspo.files import atomic_write
 from tspo.retrieval.base import Retriever
 from tspo.rollout.batched_search import SearchLog
 from tspo.rollout.codec import Codec
@@ -29,8 +27,10 @@ from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, pass_tokens, score_tokens
 from tspo.training.row_parts import gradient_norm, order_step, row_passes, take_rows
+from tspo.training.step_files import save_step, step_file
 from tspo.training.token_advantages import spread_over_tokens
-from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
+from tspo.training.token_details import LogRatios, add_token_ends
+from tspo.trajectory import Trajectory
 
 Progress = Callable[[int, int], None]
 """Called with (episodes that ended, episodes in all)."""
@@ -74,6 +74,7 @@ class TSPOTrainer(GRPOTrainer):
         concurrency: int = 32,
         make_sampler: MakeSampler | None = None,
         trajectory_dir: Path | None = None,
+        token_details: bool = True,
         on_episode: Progress | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,12 +92,14 @@ class TSPOTrainer(GRPOTrainer):
         self.concurrency = concurrency
         self._make_sampler = make_sampler or self._transformers_sampler
         self.trajectory_dir = trajectory_dir
+        self.token_details = token_details and trajectory_dir is not None
         self.on_episode = on_episode
         self._sampler: Sampler | None = None
         self._indices: list[int] = []
         self._searches = SearchLog()
         self._scored = torch.zeros(0)
-        self._sampled_with: torch.Tensor | None = None
+        self._updated: dict[str, Any] | None = None
+        self._log_ratios: LogRatios | None = None
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
         self._all_wrong: list[bool] = []
@@ -123,6 +126,7 @@ class TSPOTrainer(GRPOTrainer):
         sampled_with = [torch.tensor(completion.logprobs, dtype=torch.float32) for completion in self._completions]
         output["sampled_with"] = self._padded(sampled_with).to(device)
         output["all_wrong"] = torch.tensor(self._all_wrong, device=device)
+        output["row"] = torch.arange(len(self._completions), device=device)
         return output
 
     def _padded(self, rows: list[torch.Tensor]) -> torch.Tensor:
@@ -147,6 +151,9 @@ class TSPOTrainer(GRPOTrainer):
             )
         trajectories = self._run_episodes(requests)
         seconds = time.perf_counter() - started
+        if self.token_details:
+            for trajectory in trajectories:
+                add_token_ends(trajectory, self.codec.tokenizer)
 
         # A group may lie on several processes: credit is given where all of it is known.
         everyone: list[Trajectory] = gather_object(trajectories)
@@ -161,6 +168,9 @@ class TSPOTrainer(GRPOTrainer):
         self._credits = credits[first : first + len(requests)]
         self._all_wrong = all_wrong(everyone, credits)[first : first + len(requests)]
         self._completions = [completion_of(trajectory) for trajectory in trajectories]
+        if self.token_details and self.trajectory_dir is not None:
+            sampled = [completion.sampled for completion in self._completions]
+            self._log_ratios = LogRatios(sampled, step_file(self.trajectory_dir, step + 1))
         masks = [
             _loss_mask(trajectory, completion)
             for trajectory, completion in zip(trajectories, self._completions, strict=True)
@@ -259,17 +269,31 @@ class TSPOTrainer(GRPOTrainer):
 
     def _loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._scored = inputs["completion_mask"] * inputs["tool_mask"]
-        # On-policy, TRL takes the log-probabilities of this very pass for the sampler's: here is how far they differ.
-        self._sampled_with = None if "old_per_token_logps" in inputs else inputs.get("sampled_with")
+        self._updated = inputs
         loss = super()._compute_loss(model, inputs)
-        self._sampled_with = None
+        self._updated = None
         return loss
 
-    def _note_gap(self, logprobs: torch.Tensor) -> None:
-        """Log the mean distance of the update's log-probabilities from those that the tokens were sampled with."""
-        if self._sampled_with is not None and self.model.training:
-            gaps = (logprobs.detach() - self._sampled_with).abs() * self._scored
+    def _note_update(self, logprobs: torch.Tensor) -> None:
+        """Log how far the update's log-probabilities are from those that the tokens were sampled with."""
+        if self._updated is None or "sampled_with" not in self._updated or not self.model.training:
+            return
+        sampled_with = self._updated["sampled_with"]
+        # On-policy, TRL takes the log-probabilities of this very pass for the sampler's: here is how far they differ.
+        if "old_per_token_logps" not in self._updated:
+            gaps = (logprobs.detach() - sampled_with).abs() * self._scored
             self._metrics["train"][_GAP].append((gaps.sum() / self._scored.sum().clamp(min=1)).item())
+        if self._log_ratios is not None:
+            self._log_ratios.note(self._updated["row"], logprobs, sampled_with, self._scored)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """TRL's; after the last micro-batch of an optimizer step its token ratios are written."""
+        loss = super().training_step(*args, **kwargs)
+        if self._log_ratios is not None and self.accelerator.sync_gradients:
+            everyone = gather_object(self._log_ratios.rows)
+            if self.accelerator.is_main_process:
+                self._log_ratios.write(everyone)
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -290,12 +314,12 @@ class TSPOTrainer(GRPOTrainer):
         if on_hand and input_ids.device.type == "cpu":
             scores = self._score_policy_tokens(model, input_ids, attention_mask, self._scored)
             if scores is not None:
-                self._note_gap(scores[0])
+                self._note_update(scores[0])
                 return scores[0], scores[1] if compute_entropy else None, None
         theirs = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **others
         )
-        self._note_gap(theirs[0])
+        self._note_update(theirs[0])
         return theirs
 
     def _score_policy_tokens(
@@ -336,14 +360,6 @@ class TSPOTrainer(GRPOTrainer):
 def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
     """The exact match that the rollout found; TRL logs it, the advantages do not come from it."""
     return outcome
-
-
-def save_step(trajectories: Sequence[Trajectory], credits: Sequence[Credit], step: int, folder: Path) -> None:
-    """Write the trajectories that `step` trains on, with their credit, to `folder`/STEP.jsonl, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / f"{step:06d}.jsonl") as stream:
-        for trajectory, credit in zip(trajectories, credits, strict=True):
-            write_json_line(trajectory_to_json(trajectory) | {"step": step} | asdict(credit), stream)
 
 
 def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:

@@ -2,55 +2,22 @@
 
 import os
 import re
-import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from tspo.evaluation.report import write_report
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on PATH"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def server():
-    """An address on this machine, and the paths that were asked of it."""
-    asked = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            self.send_error(404)
-
-        do_POST = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}", asked
-        http.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def opened(tmp_path):
+def opened(tmp_path, browser_executable):
     """Opens a page; gives its elements as they are once scripts have run and all that is fetched has come."""
 
     def open_page(path):
         command = [
-            BROWSER,
+            browser_executable,
             "--headless",
             "--disable-gpu",
             "--disable-background-networking",
@@ -80,8 +47,8 @@ def test_the_headline_is_there(make_run, opened):
 
 
 @pytest.mark.parametrize("policy", [True, False], ids=["as it is", "without its content security policy"])
-def test_hostile_text_runs_nothing_and_fetches_nothing(policy, make_run, hostile_run, server, opened):
-    address, asked = server
+def test_hostile_text_runs_nothing_and_fetches_nothing(policy, make_run, hostile_run, elsewhere, opened):
+    address, asked = elsewhere
     path = write_report(make_run("hostile", **hostile_run(address)))
     page = path.read_text(encoding="utf-8").replace("<details", "<details open")
     assert "Content-Security-Policy" in page
@@ -97,8 +64,8 @@ def test_hostile_text_runs_nothing_and_fetches_nothing(policy, make_run, hostile
     assert dom.count("</main>") == 1
 
 
-def test_the_same_text_would_do_harm_if_it_were_not_escaped(hostile_run, server, opened, tmp_path):
-    address, asked = server
+def test_the_same_text_would_do_harm_if_it_were_not_escaped(hostile_run, elsewhere, opened, tmp_path):
+    address, asked = elsewhere
     bad = hostile_run(address)["settings"]["model"].encode("utf-8", "replace").decode()
     path = tmp_path / "bare.html"
     path.write_text(f"<!DOCTYPE html><meta charset=utf-8><title>bare</title><body>{bad}", encoding="utf-8")

@@ -27,7 +27,9 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
+    """What one chart shows."""
+
     title: str
     y_label: str
     caption: str
@@ -37,15 +39,15 @@ class _Plan:
     """What else to say where a metric is there."""
 
 
-_PLANS = (
-    _Plan(
+PLANS = (
+    Plan(
         "What the rollouts reach",
         "share of trajectories",
         "On training questions: answers that are right, trajectories whose feedback held the answer, and near misses "
         "(the feedback held it, the answer is wrong). Near misses are what TSPO can tell from other wrong answers.",
         {"exact_match": "exact match", "answer_in_feedback": "answer found", "near_miss_share": "near miss"},
     ),
-    _Plan(
+    Plan(
         "Groups that teach nothing",
         "share of groups",
         "Groups in which every advantage is 0, under GRPO and under TSPO, both measured on the same trajectories "
@@ -57,46 +59,46 @@ _PLANS = (
         },
         {"all_wrong_share": "Beside them the groups without a right answer, of which GRPO can use none."},
     ),
-    _Plan(
+    Plan(
         "Spread of rewards within a group",
         "variance",
         "How much the rewards that a method compares differ within a group, over groups: GRPO compares outcomes, "
         "TSPO what turns earned. At 0 there is nothing to prefer.",
         {"reward_variance_grpo": "GRPO", "reward_variance_tspo": "TSPO"},
     ),
-    _Plan(
+    Plan(
         "Spread of credit over turns",
         "entropy, of 1",
         "How evenly a trajectory's advantages lie on its turns: 1 where all turns have the same, as GRPO always "
         "gives them, 0 where one turn has it all.",
         {"credit_entropy_grpo": "GRPO", "credit_entropy_tspo": "TSPO"},
     ),
-    _Plan(
+    Plan(
         "Gradient",
         "norm",
         "The size of the gradient before clipping.",
         {"grad_norm": "all groups", "grad_norm_all_wrong": "all-wrong groups"},
         {"grad_norm_all_wrong": "Beside it the part from all-wrong groups, where GRPO has nothing but the KL term."},
     ),
-    _Plan(
+    Plan(
         "How long episodes are",
         "per trajectory",
         "Turns a trajectory has, and searches it asks for.",
         {"turns": "turns", "searches": "searches"},
     ),
-    _Plan(
+    Plan(
         "Entropy of the policy",
         "nats a token",
         "How undecided the policy is at the tokens it samples; a fall to 0 means that it no longer explores.",
         {"entropy": "entropy"},
     ),
-    _Plan(
+    Plan(
         "Distance from the start",
         "KL a token",
         "How far the policy has moved from the model that training began with.",
         {"kl": "KL"},
     ),
-    _Plan(
+    Plan(
         "Speed",
         "tokens per second",
         "Policy tokens sampled over the time of the rollout, and all tokens of the trajectories over the rest of "
@@ -109,10 +111,10 @@ _PLANS = (
 def curves(steps: Sequence[dict[str, float]]) -> list[Curve]:
     """The charts whose metrics the steps have; none where there are no steps."""
     drawn: list[Curve] = []
-    for plan in _PLANS:
+    for plan in PLANS:
         there = {metric: label for metric, label in plan.metrics.items() if any(metric in step for step in steps)}
         if there:
-            lines = [_smoothed(label if len(there) > 1 else "", steps, metric) for metric, label in there.items()]
+            lines = [smoothed(label if len(there) > 1 else "", steps, metric) for metric, label in there.items()]
             svg = line_chart(lines, title="", y_label=plan.y_label)
             caption = " ".join([plan.caption, *(said for metric, said in plan.also.items() if metric in there)])
             drawn.append(Curve(plan.title, _with_own_ids(svg, f"chart{len(drawn)}-"), caption))
@@ -128,7 +130,8 @@ def _window(steps: int) -> int:
     return max(_SHORTEST_WINDOW, steps // _WINDOWS_A_RUN)
 
 
-def _smoothed(label: str, steps: Sequence[dict[str, float]], metric: str) -> Series:
+def smoothed(label: str, steps: Sequence[dict[str, float]], metric: str) -> Series:
+    """A metric's mean over a window of steps, with that mean's standard error as its band; at most 300 points."""
     points = [(step["step"], step[metric]) for step in steps if math.isfinite(step.get(metric, math.nan))]
     # Of a long run some steps are drawn, the last always; each stands for the window before it.
     stride = -(-len(points) // _MOST_POINTS) or 1

@@ -51,8 +51,8 @@ def read_run(folder: Path) -> RunFiles:
     steps = {int(path.stem): path for path in found if path.stem.isdecimal()}
     run = RunFiles(
         folder=folder,
-        settings=_read_settings(folder / "config.yaml"),
-        metrics=_read_metrics(folder / "metrics.jsonl"),
+        settings=read_settings(folder / "config.yaml"),
+        metrics=read_metrics(folder / "metrics.jsonl"),
         summaries=summaries,
         evaluated=evaluated,
         steps=dict(sorted(steps.items())),
@@ -105,7 +105,8 @@ def _estimate(value: Any) -> Estimate:
     return Estimate(*(float(value[name]) for name in ("mean", "low", "high")))
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a run's config.yaml, empty where there is none; raises BadInput where it is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -118,7 +119,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The steps of a metrics file but for a line cut short, none where there is no file; raises BadInput."""
     if not path.is_file():
         return []
     with _opened(path) as stream:

@@ -12,7 +12,7 @@ from tspo.protocol import TAGS
 # Control characters but for tab and newline, halves of surrogate pairs (which UTF-8 cannot hold), and the marks that
 # turn the direction of the text around them.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-_TAG = re.compile(rf"(</?(?:{'|'.join(TAGS)})>)")
+TAG = re.compile(rf"(</?(?:{'|'.join(TAGS)})>)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def split_tags(pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces with the protocol's tags as pieces of their own."""
     split: list[Piece] = []
     for piece in pieces:
-        parts = _TAG.split(piece.text) if piece.kind == "text" else []
+        parts = TAG.split(piece.text) if piece.kind == "text" else []
         split += [Piece("tag" if i % 2 else "text", part) for i, part in enumerate(parts) if part] or [piece]
     return split
 

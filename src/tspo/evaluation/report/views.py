@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from tspo.credit import Credit, CreditConfig, score
 from tspo.evaluation.report.choose import Chosen, Kind, State, state
 from tspo.evaluation.report.headline import signed
-from tspo.evaluation.report.mark import answer_span
 from tspo.evaluation.report.text import Piece, cut, shorten, split_tags
 from tspo.protocol import Answer, parse_action
+from tspo.rewards.answer_span import answer_span
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 _MOST_MEMBERS = 8
 _MOST_TURNS = 8
 _MOST_ANSWERS = 5
 
-_STOPS = {
+STOPS = {
     StopReason.ANSWER: "",
     StopReason.MAX_TURNS: "searched in its last turn",
     StopReason.MAX_TOKENS: "reached the limit of tokens",
     StopReason.NO_ACTION: "neither searched nor answered",
     StopReason.RETRIEVER_ERROR: "the retriever failed; outside the loss",
 }
+"""What is said of a trajectory that did not end with an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def group_view(chosen: Chosen, config: CreditConfig, limit: int) -> GroupView:
         kind=chosen.kind,
         question=shorten(members[0].question, limit),
         golden_answers=_golden(members[0], limit),
-        lesson=_lesson(chosen),
+        lesson=lesson(chosen.credits),
         members=views,
         members_in_all=len(members),
     )
@@ -148,7 +149,7 @@ def trajectory_view(
         name=name,
         state=state(trajectory, config),
         answer=None if trajectory.answer is None else shorten(trajectory.answer, limit),
-        stop=_STOPS[trajectory.stop_reason],
+        stop=STOPS[trajectory.stop_reason],
         turns=views,
         turns_in_all=len(trajectory.turns),
     )
@@ -157,16 +158,21 @@ def trajectory_view(
 def _turn_view(
     turn: Turn, k: int, is_first: bool, span: tuple[int, int] | None, bars: list[Bar], limit: int
 ) -> TurnView:
-    answers = isinstance(parse_action(turn.text), Answer)
     return TurnView(
         number=k + 1,
-        action="search" if turn.query is not None else "answer" if answers else "no action",
+        action=action_of(turn),
         text=split_tags(cut(turn.text, limit)),
         query=None if turn.query is None else shorten(turn.query, limit),
         feedback=None if turn.feedback is None else cut(turn.feedback, limit, span),
         is_first_occurrence=is_first,
         bars=bars,
     )
+
+
+def action_of(turn: Turn) -> str:
+    """What the policy did in a turn, in a word or two."""
+    answers = isinstance(parse_action(turn.text), Answer)
+    return "search" if turn.query is not None else "answer" if answers else "no action"
 
 
 def _bar(method: str, credit: Credit, k: int, widest: float) -> Bar:
@@ -180,20 +186,20 @@ def _bar(method: str, credit: Credit, k: int, widest: float) -> Bar:
     )
 
 
-def _lesson(chosen: Chosen) -> str:
-    """What the group shows, in a sentence or three."""
-    credits = chosen.credits["tspo"]
+def lesson(by_method: dict[str, list[Credit]]) -> str:
+    """What a group shows, in a sentence or three, from its credit under TSPO and GRPO."""
+    credits = by_method["tspo"]
     many, right = len(credits), sum(credit.outcome == 1.0 for credit in credits)
     near = sum(credit.outcome == 0.0 and credit.first_occurrence is not None for credit in credits)
     said = [f"All {many} answers are wrong." if not right else f"{right} of {many} answers are right."]
     if near:
         said.append(f"In {near} of the wrong ones the feedback held the answer.")
-    grpo, tspo = (any(c.teaches for c in chosen.credits[method]) for method in ("grpo", "tspo"))
+    grpo, tspo = (any(c.teaches for c in by_method[method]) for method in ("grpo", "tspo"))
     if not grpo and not tspo:
         said.append("Neither method gives any turn an advantage: nothing is learned here.")
     elif not grpo:
         said.append("GRPO gives every turn 0; TSPO tells the turns apart.")
-    elif _advantages(credits) == _advantages(chosen.credits["grpo"]):
+    elif _advantages(credits) == _advantages(by_method["grpo"]):
         said.append("Both methods give the same advantages.")
     else:
         said.append("GRPO gives all turns of a trajectory the same advantage; TSPO gives each its own.")

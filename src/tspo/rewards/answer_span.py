@@ -15,16 +15,12 @@ _WORD = re.compile(r"\w+|\W+")
 def answer_span(
     text: str, golden_answers: Iterable[str], match: Match = "token", ignore: Iterable[str] = ("yes", "no")
 ) -> tuple[int, int] | None:
-    """Start and end of the earliest golden answer in `text`, compared as `first_occurrence` compares, or None.
-
-    None also in the rare text whose characters change in number as they are made lower case.
-    """
+    """Start and end of the earliest golden answer in `text`, compared as `first_occurrence` compares, or None."""
     ignored = {normalize_answer(answer) for answer in ignore}
     answers = {normalize_answer(answer) for answer in golden_answers} - ignored - {""}
-    lowered = text.lower()
-    if not answers or len(lowered) != len(text):
+    if not answers:
         return None
-    normalized, places = _normalized(lowered)
+    normalized, places = _normalized(text)
     spans = []
     for answer in answers:
         found = f" {normalized} ".find(f" {answer} ") if match == "token" else normalized.find(answer)
@@ -33,9 +29,12 @@ def answer_span(
     return min(spans, default=None)
 
 
-def _normalized(lowered: str) -> tuple[str, list[int]]:
-    """`normalize_answer` of a lower-case text, and the place in it that each character comes from."""
-    kept = [(place, character) for place, character in enumerate(lowered) if character not in string.punctuation]
+def _normalized(text: str) -> tuple[str, list[int]]:
+    """`normalize_answer(text)`, and the place in `text` that each of its characters comes from."""
+    lowered = text.lower()
+    # A letter may have two in lower case (\u0130); how many does not depend on what is beside it.
+    origins = [place for place, character in enumerate(text) for _ in character.lower()]
+    kept = [pair for pair in zip(origins, lowered, strict=True) if pair[1] not in string.punctuation]
     characters, places = [], []
     start = 0
     for part in _WORD.findall("".join(character for _, character in kept)):
