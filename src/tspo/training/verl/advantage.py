@@ -57,7 +57,9 @@ def _estimator(algorithm: str) -> Estimate:
         """verl's advantages and returns, (rows, response tokens) each; the rewards are FOLR's, not verl's scalars."""
         credit = credit_of(config)
         if credit.algorithm != algorithm:
-            raise ValueError(f"algorithm.adv_estimator is {algorithm}, algorithm.{SETTINGS}.algorithm {credit.algorithm}")
+            raise ValueError(
+                f"algorithm.adv_estimator is {algorithm}, algorithm.{SETTINGS}.algorithm {credit.algorithm}"
+            )
         rows = rows_handed_over()
         if len(rows) != len(response_mask):
             raise ValueError(f"{len(rows)} rows were handed over for a batch of {len(response_mask)}")

@@ -21,6 +21,7 @@ from tspo.training.verl.carried import carry
 from tspo.training.verl.names import AGENT, CPU, SETTINGS
 from tspo.training.verl.questions import question_of_row
 from tspo.training.verl.server_sampler import ServerSampler
+from tspo.trajectory import Trajectory
 
 
 @dataclass(slots=True)
@@ -43,8 +44,7 @@ class SearchAgentLoop(AgentLoopBase):
     """One episode; verl makes an agent loop for each.
 
     Its settings are `actor_rollout_ref.rollout.custom.tspo`: `rollout` (this project's section of that name) and
-    `corpus`. Response tokens are those of all turns with their feedback, whose mask is 0; where the retriever failed
-    all of it is 0.
+    `corpus`.
     """
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
@@ -69,18 +69,29 @@ class SearchAgentLoop(AgentLoopBase):
         trajectory = await loop.episode(request, searching.search)
         seconds = time.perf_counter() - started
 
-        completion = completion_of(trajectory)
-        counts = completion.sampled * (not trajectory.retriever_failed)
-        weights = {"min_global_steps": min(sampler.weights), "max_global_steps": max(sampler.weights)}
-        return AgentLoopOutput(
-            prompt_ids=trajectory.prompt_token_ids,
-            response_ids=completion.token_ids.tolist(),
-            response_mask=counts.tolist(),
-            response_logprobs=completion.logprobs.tolist(),
-            num_turns=len(trajectory.turns),
-            metrics=AgentLoopMetrics(generate_sequences=seconds - searching.seconds, tool_calls=searching.seconds),
-            extra_fields=carry(trajectory, completion.turn_index.tolist()) | (weights if sampler.weights else {}),
-        )
+        output = output_of(trajectory)
+        output.metrics = AgentLoopMetrics(generate_sequences=seconds - searching.seconds, tool_calls=searching.seconds)
+        if sampler.weights:
+            output.extra_fields |= {"min_global_steps": min(sampler.weights), "max_global_steps": max(sampler.weights)}
+        return output
+
+
+def output_of(trajectory: Trajectory) -> AgentLoopOutput:
+    """A trajectory from a rollout as verl's agent loops give it: tokens, mask, log-probabilities, and what it carries.
+
+    The mask is 1 on the tokens that the loss is over: the sampled ones, none where the retriever failed.
+    """
+    completion = completion_of(trajectory)
+    counts = completion.sampled * (not trajectory.retriever_failed)
+    return AgentLoopOutput(
+        prompt_ids=trajectory.prompt_token_ids,
+        response_ids=completion.token_ids.tolist(),
+        response_mask=counts.tolist(),
+        response_logprobs=completion.logprobs.tolist(),
+        num_turns=len(trajectory.turns),
+        metrics=AgentLoopMetrics(),
+        extra_fields=carry(trajectory, completion.turn_index.tolist()),
+    )
 
 
 class SearchTime:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
-from contextlib import contextmanager
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,7 +14,14 @@ from tspo.config import RunConfig
 from tspo.files import atomic_write
 from tspo.training.data_files import data_files
 from tspo.training.run_folder import only_run_in, prepare_output
-from tspo.training.verl.translation import environment, translate
+from tspo.training.verl.cluster import cluster, environment
+from tspo.training.verl.metrics import last_checkpoint, merge_sessions
+from tspo.training.verl.translation import checkpoint_folder, translate, work_folder
+
+_SCREEN = 12
+"""Lines of a worker's error that are shown; the file has all of them."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_translation(config: RunConfig) -> None:
@@ -30,16 +35,16 @@ def run_verl(config: RunConfig, *, resume: bool, console: Console) -> int:
 
     Raises BadInput where something is missing, before anything is loaded.
     """
-    from tspo.training.verl.preflight import check_ready
-
     files = data_files(config.data)
     translated = translate(config, files.corpus, resume=resume)
     os.environ.update(environment(config))
+    from tspo.training.verl.preflight import check_ready  # imports verl, which reads the environment
+
     with only_run_in(config.output_dir):
         questions = check_ready(config, files, translated, console)
         prepare_output(config, resume)
         questions.write(config)
-        with _ray(config, translated):
+        with cluster(config, translated):
             return _run(config, translated, console)
 
 
@@ -50,38 +55,24 @@ def _run(config: RunConfig, translated: Any, console: Console) -> int:
     try:
         run_ppo(translated, TaskRunnerV1)
     except RayError as error:
-        log = config.output_dir / "verl" / "error.log"
+        log = work_folder(config) / "error.log"
         with atomic_write(log) as stream:
             stream.write("".join(traceback.format_exception(error)))
-        console.print(failure(error), markup=False, highlight=False, soft_wrap=True)
-        console.print(f"all of it: {log}", markup=False, highlight=False, soft_wrap=True)
+        step = last_checkpoint(checkpoint_folder(config))
+        for line in (failure(error), f"all of it: {log}", f"--resume goes on after step {step}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         return 1
+    finally:
+        merge_sessions(work_folder(config), config.output_dir / "metrics.jsonl")
+    for name, place in (("checkpoints", checkpoint_folder(config)), ("metrics", config.output_dir / "metrics.jsonl")):
+        console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def failure(error: BaseException) -> str:
-    return f"verl: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-
-
-@contextmanager
-def _ray(config: RunConfig, translated: Any) -> Iterator[None]:
-    """Ray, started here or joined, with what the run's processes need."""
-    import ray
-    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
-
-    runtime: dict[str, Any] = get_ppo_ray_runtime_env(translated)
-    runtime["env_vars"] |= environment(config) | {
-        "TRANSFER_QUEUE_ENABLE": "1",
-        "VERL_FILE_LOGGER_PATH": str(config.output_dir / "verl" / "metrics.jsonl"),
-    }
-    arguments: dict[str, Any] = {"runtime_env": runtime}
-    if config.verl.ray == "local":
-        if config.device == "cpu":
-            arguments |= {"num_gpus": config.verl.nodes * config.verl.gpus_per_node, "num_cpus": 64}
-    else:
-        arguments["address"] = config.verl.ray
-    ray.init(**arguments)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    """What went wrong in a worker, in one screen: the innermost error, without what would move a terminal's cursor."""
+    while (cause := getattr(error, "cause", None)) is not None and cause is not error:
+        error = cause
+    lines = [line for line in _CONTROL.sub("", str(error)).splitlines() if line.strip()]
+    shown = lines if len(lines) <= _SCREEN else [*lines[:_SCREEN], "..."]
+    return "\n".join([f"verl stopped: {type(error).__name__}", *(f"  {line}" for line in shown)])

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.rollout.models import resolve_model
-from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, PLUGIN, REWARD_MANAGER, SETTINGS, estimator_name
+from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, REWARD_MANAGER, SETTINGS, estimator_name
 from tspo.training.verl.versions import check_verl
 
 _SCHEDULES = ("constant", "cosine")
@@ -40,14 +40,19 @@ def translate(config: RunConfig, corpus: Path | None, *, resume: bool) -> DictCo
     return base
 
 
-def environment(config: RunConfig) -> dict[str, str]:
-    """Environment variables that every process of the run needs."""
-    return {"VERL_USE_EXTERNAL_MODULES": PLUGIN} | ({"VERL_PLATFORM": "cpu"} if config.device == "cpu" else {})
-
-
 def row_files(config: RunConfig) -> tuple[Path, Path]:
     """Where verl's data sets of this run are: to train on, and to evaluate on."""
-    return config.output_dir / "verl" / "train.parquet", config.output_dir / "verl" / "test.parquet"
+    return work_folder(config) / "train.parquet", work_folder(config) / "test.parquet"
+
+
+def work_folder(config: RunConfig) -> Path:
+    """Where data sets, metrics of sessions and errors of this run are."""
+    return config.output_dir / "verl"
+
+
+def checkpoint_folder(config: RunConfig) -> Path:
+    """Where verl keeps its checkpoints of this run."""
+    return config.output_dir / "checkpoints"
 
 
 def has_test(config: RunConfig) -> bool:
@@ -199,11 +204,13 @@ def _trainer(config: RunConfig, *, resume: bool) -> dict[str, Any]:
         "trainer.save_freq": training.save_every,
         "trainer.max_actor_ckpt_to_keep": training.keep_checkpoints,
         "trainer.test_freq": (verl.test_every or training.steps) if has_test(config) else -1,
-        "trainer.val_before_train": config.evaluation.before and has_test(config),
-        "trainer.default_local_dir": str(config.output_dir / "checkpoints"),
+        "trainer.val_before_train": config.evaluation.before and has_test(config) and not resume,
+        "trainer.default_local_dir": str(checkpoint_folder(config)),
         "trainer.resume_mode": "auto" if resume else "disable",
         "trainer.logger": ["console", "file", *training.report_to],
         "trainer.project_name": "tspo",
         "trainer.experiment_name": config.output_dir.name,
     }
+    if config.device == "cpu":
+        keys["transfer_queue.backend.SimpleStorage.num_data_storage_units"] = 1
     return keys
