@@ -238,7 +238,9 @@ def test_loss_and_gradient_are_equal(make_sides, credit: CreditConfig, beta: flo
             "responses": jagged([output.response_ids for output in outputs]),
             "response_mask": jagged([output.response_mask for output in outputs]),
             "old_log_probs": jagged(old),
-            "advantages": jagged([row[: len(output.response_ids)] for row, output in zip(advantages, outputs)]),
+            "advantages": jagged(
+                [row[: len(output.response_ids)] for row, output in zip(advantages, outputs, strict=True)]
+            ),
         },
         batch_size=len(outputs),
     )

@@ -8,12 +8,12 @@ from tspo.training.verl.versions import check_verl
 
 check_verl()
 if os.environ.get("VERL_PLATFORM") == "cpu":
-    import tspo.training.verl.cpu.platform  # noqa: F401
+    import tspo.training.verl.cpu.platform
 
 import tspo.training.verl.advantage  # noqa: E402
 import tspo.training.verl.agent_loop  # noqa: E402
 import tspo.training.verl.reward_manager  # noqa: E402
-import tspo.training.verl.trainer  # noqa: E402, F401
+import tspo.training.verl.trainer  # noqa: E402
 
 if os.environ.get("VERL_PLATFORM") == "cpu":
     import tspo.training.verl.cpu.rollout

@@ -16,7 +16,7 @@ def write_rows(questions: Sequence[Question], path: Path) -> None:
 
     The prompt is the question alone: the agent loop puts it into the protocol's prompt.
     """
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
     from pyarrow import parquet
 
     rows = [

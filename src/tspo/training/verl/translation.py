@@ -78,7 +78,8 @@ def _check_settings(config: RunConfig) -> None:
 def _defaults() -> DictConfig:
     """verl's own defaults, composed as its main_ppo composes them; verl itself is not imported."""
     spec = importlib.util.find_spec("verl")
-    assert spec is not None and spec.submodule_search_locations is not None
+    assert spec is not None  # its version was read
+    assert spec.submodule_search_locations is not None
     folder = Path(spec.submodule_search_locations[0]) / "trainer" / "config"
     with initialize_config_dir(str(folder), version_base=None):
         return compose("ppo_trainer")

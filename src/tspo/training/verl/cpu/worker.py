@@ -32,10 +32,12 @@ class CPUActorRolloutRefWorker(ActorRolloutRefWorker):
 class CPUTrainer(TRAINER_REGISTRY[MODE_PREFIX + "sync"]):  # type: ignore[misc]
     """verl's synchronous trainer with workers on CPUs."""
 
+    role_worker_mapping: dict[Any, Any]
+
     def __init__(self, config: Any) -> None:
         config.trainer.v1.trainer_mode = "sync"
         super().__init__(config)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        self.role_worker_mapping = {role: ray.remote(CPUActorRolloutRefWorker) for role in self.role_worker_mapping}
+        self.role_worker_mapping = dict.fromkeys(self.role_worker_mapping, ray.remote(CPUActorRolloutRefWorker))
