@@ -23,6 +23,12 @@ class _CPUModule(ModuleType):
     @staticmethod
     def empty_cache() -> None: ...
 
+    ipc_collect = empty_cache
+
+    @staticmethod
+    def get_device_name(*_: Any) -> str:
+        return "cpu"
+
     @staticmethod
     def manual_seed(seed: int) -> None:
         torch.manual_seed(seed)
