@@ -69,6 +69,8 @@ def _check_settings(config: RunConfig) -> None:
         raise BadInput("training.trl: is for TRL; the keys of verl go to verl.config")
     if config.warmup.epochs > 0:
         raise BadInput("warmup.epochs: verl has no warm-up here; run tspo warmup, then model=FOLDER warmup.epochs=0")
+    if "${" in config.rollout.prompt:
+        raise BadInput("rollout.prompt: ${ is read by verl's configuration language; write it otherwise")
     if config.rollout.sampler not in ("auto", "vllm"):
         raise BadInput(f"rollout.sampler: verl samples with vllm, not {config.rollout.sampler}; leave it out")
     if config.device == "cpu" and training.lora is not None:

@@ -1,0 +1,90 @@
+"""Whole steps of verl's main_ppo on the CPU: a run, a worker that is killed in mid-step, and the run gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+psutil = pytest.importorskip("psutil")
+pytest.importorskip("verl")
+pytest.importorskip("transfer_queue")
+
+pytestmark = [pytest.mark.verl, pytest.mark.slow]
+
+STEPS = 3
+GROUPS = 2
+PATIENCE = 3600.0
+"""Seconds that say that nothing comes any more; nothing is measured by them."""
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    settings = [
+        f"output_dir={folder / 'run'}",
+        "device=cpu",
+        "data.world={passages: 200, train_questions: 20, test_questions: 2, hops: [1, 2], seed: 3}",
+        f"training.steps={STEPS}",
+        f"training.groups_per_step={GROUPS}",
+        "training.group_size=3",
+        "training.micro_batch=3",
+        "training.save_every=1",
+        "training.beta=0.001",
+        "evaluation.samples=1",
+        "evaluation.before=false",
+        "verl.gpus_per_node=1",
+        "verl.agent_workers=1",
+        f"verl.config={{trainer.rollout_data_dir: {folder / 'rollouts'}}}",
+    ]
+    return [sys.executable, "-m", "tspo", "train", "--engine", "verl", *settings, *more]
+
+
+def start(folder: Path, name: str, *more: str) -> subprocess.Popen[bytes]:
+    with (folder / name).open("wb") as log:
+        return subprocess.Popen(command(folder, *more), stdout=log, stderr=subprocess.STDOUT)
+
+
+def training_worker(launcher: int) -> int:
+    """The process that trains, among those that the launcher started."""
+    for process in psutil.Process(launcher).children(recursive=True):
+        if any("WorkerDict" in part for part in process.cmdline()):
+            return int(process.pid)
+    raise AssertionError("no training worker is alive")
+
+
+def test_a_killed_worker_is_reported_and_no_step_is_counted_twice(tmp_path: Path) -> None:
+    run = start(tmp_path, "first.log")
+    mark = tmp_path / "run" / "checkpoints" / "latest_checkpointed_iteration.txt"
+    deadline = time.monotonic() + PATIENCE
+    while not mark.exists():
+        assert run.poll() is None, (tmp_path / "first.log").read_text(errors="replace")[-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(training_worker(run.pid), signal.SIGKILL)
+    assert run.wait(PATIENCE) == 1
+    said = (tmp_path / "first.log").read_text(errors="replace")
+    screen = said[said.index("verl stopped:") :].splitlines()
+    assert "ActorDiedError" in screen[0]
+    assert len(screen) < 25
+    done = int(mark.read_text())
+    assert any(line == f"--resume goes on after step {done}" for line in screen)
+    assert 1 <= done < STEPS
+    assert "ActorDiedError" in (tmp_path / "run" / "verl" / "error.log").read_text()
+
+    again = start(tmp_path, "second.log", "--resume")
+    assert again.wait(PATIENCE) == 0, (tmp_path / "second.log").read_text(errors="replace")[-4000:]
+    assert int(mark.read_text()) == STEPS
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["training/global_step"] for line in lines] == list(range(1, STEPS + 1))
+    # the data set's place was kept: no question of the first epoch is trained on twice
+    asked = [
+        {json.loads(line)["input"] for line in (tmp_path / "rollouts" / f"{step}.jsonl").read_text().splitlines()}
+        for step in range(1, STEPS + 1)
+    ]
+    assert all(len(questions) == GROUPS for questions in asked)
+    assert len(set.union(*asked)) == GROUPS * STEPS
+    assert all(line["actor/grad_norm"] >= 0 for line in lines)
