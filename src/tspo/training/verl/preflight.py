@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import logging
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,18 +48,20 @@ class Questions:
 class Preflight:
     """Checks, one after another; one that fails keeps no other from being made."""
 
-    console: Console
+    lines: list[str] = field(default_factory=list)
     missing: int = 0
-    found: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, name: str, work: Callable[[], str]) -> None:
-        """Say what `work` finds; a BadInput of it is something missing."""
+    def check(self, name: str, work: Callable[[], str]) -> bool:
+        """Note what `work` finds; a BadInput of it is something missing. Returns whether it is there."""
         try:
-            mark, said = "ok", work()
+            # libraries log, warn and print on the way
+            with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
+                self.lines.append(f"ok       {name}: {work()}")
+            return True
         except BadInput as error:
-            mark, said = "MISSING", str(error)
+            self.lines.append(f"MISSING  {name}: {error}")
             self.missing += 1
-        self.console.print(f"{mark:<8}{name}: {said}", markup=False, highlight=False, soft_wrap=True)
+            return False
 
 
 def check_ready(config: RunConfig, files: DataFiles, translated: Any, console: Console) -> Questions:
@@ -64,17 +70,24 @@ def check_ready(config: RunConfig, files: DataFiles, translated: Any, console: C
     Raises BadInput where anything is missing. Neither a model nor an engine is loaded; a Ray elsewhere is joined.
     """
     questions: dict[str, list[Question]] = {}
-    preflight = Preflight(console)
-    preflight.check("engine", lambda: _engine(config))
-    preflight.check("settings", lambda: _settings(translated))
-    preflight.check("questions", lambda: _questions(config, files, questions))
-    preflight.check("model", lambda: _model(config, questions))
-    preflight.check("retriever", lambda: _retriever(config, files))
-    preflight.check("GPUs", lambda: _gpus(config))
-    if config.device != "cpu":
-        preflight.check("memory of a GPU", lambda: _memory(config))
+    preflight = Preflight()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        preflight.check("engine", lambda: _engine(config))
+        preflight.check("settings", lambda: _settings(translated))
+        preflight.check("questions", lambda: _questions(config, files, questions))
+        model = preflight.check("model", lambda: _model(config, questions))
+        preflight.check("retriever", lambda: _retriever(config, files))
+        preflight.check("GPUs", lambda: _gpus(config))
+        if model and config.device != "cpu":
+            preflight.check("memory of a GPU", lambda: _memory(config))
+    finally:
+        logging.disable(before)
+    for line in preflight.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if preflight.missing:
-        raise BadInput(f"{preflight.missing} of the above is missing; nothing was started")
+        raise BadInput(f"{preflight.missing} of the above missing; nothing was started")
     return Questions(questions["train"], questions["test"])
 
 
@@ -82,6 +95,8 @@ def _engine(config: RunConfig) -> str:
     said = f"verl {check_verl()}"
     if importlib.util.find_spec("transfer_queue") is None:
         raise BadInput(f"{said} needs TransferQueue; pip install 'tspo[verl]'")
+    if importlib.util.find_spec("trl") is not None:
+        raise BadInput(f"{said} does not work beside TRL 1; give it an environment of its own, without trl")
     if config.device == "cpu":
         return f"{said} without a GPU: FSDP on gloo, sampling with tspo's transformers sampler"
     if importlib.util.find_spec("vllm") is None:

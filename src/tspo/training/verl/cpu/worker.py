@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
@@ -14,7 +15,20 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from tspo.training.verl.names import CPU, MODE_PREFIX
 
-EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")(FSDPEngineWithLMHead)
+
+@EngineRegistry.register(model_type="language_model", backend="fsdp2", device="cpu")
+class CPUFSDPEngine(FSDPEngineWithLMHead):
+    """verl's engine; a reference policy stays where it is, for verl offloads it to pinned memory, which GPUs have."""
+
+    engine_config: Any
+
+    def _build_fsdp_module(self, module: Any) -> Any:
+        config = self.engine_config
+        self.engine_config = dataclasses.replace(config, forward_only=False)
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            self.engine_config = config
 
 
 class CPUActorRolloutRefWorker(ActorRolloutRefWorker):
