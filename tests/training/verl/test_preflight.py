@@ -18,7 +18,7 @@ def test_what_is_missing_is_all_said_at_once(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     arguments = [
         f"output_dir={tmp_path / 'run'}",
-        f"model={tmp_path / 'no-model'}",
+        "model=nobody/nothing",
         "data.world=null",
         f"data.train=[{tmp_path / 'no-questions.jsonl'}]",
         "rollout.retriever=http://127.0.0.1:9",
