@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from trl.trainer.utils import RepeatSampler, pad
 
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
-from tspo.files import atomic_write
 from tspo.retrieval.base import Retriever
 from tspo.rollout.batched_search import SearchLog
 from tspo.rollout.codec import Codec
@@ -29,8 +27,9 @@ from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, pass_tokens, score_tokens
 from tspo.training.row_parts import gradient_norm, order_step, row_passes, take_rows
+from tspo.training.step_file import save_step
 from tspo.training.token_advantages import spread_over_tokens
-from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
+from tspo.trajectory import Trajectory
 
 Progress = Callable[[int, int], None]
 """Called with (episodes that ended, episodes in all)."""
@@ -336,14 +335,6 @@ class TSPOTrainer(GRPOTrainer):
 def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
     """The exact match that the rollout found; TRL logs it, the advantages do not come from it."""
     return outcome
-
-
-def save_step(trajectories: Sequence[Trajectory], credits: Sequence[Credit], step: int, folder: Path) -> None:
-    """Write the trajectories that `step` trains on, with their credit, to `folder`/STEP.jsonl, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / f"{step:06d}.jsonl") as stream:
-        for trajectory, credit in zip(trajectories, credits, strict=True):
-            write_json_line(trajectory_to_json(trajectory) | {"step": step} | asdict(credit), stream)
 
 
 def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:

@@ -12,6 +12,13 @@ from tspo.cli import main
 pytestmark = pytest.mark.verl
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets them for its process, which here is that of the tests."""
+    for name in ("VERL_PLATFORM", "VERL_USE_EXTERNAL_MODULES"):
+        monkeypatch.setenv(name, "")
+
+
 def test_what_is_missing_is_all_said_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tspo.credit import CreditConfig, assign_credit
+from tspo.trajectory import read_records
 
 psutil = pytest.importorskip("psutil")
 pytest.importorskip("verl")
@@ -87,4 +91,24 @@ def test_a_killed_worker_is_reported_and_no_step_is_counted_twice(tmp_path: Path
     ]
     assert all(len(questions) == GROUPS for questions in asked)
     assert len(set.union(*asked)) == GROUPS * STEPS
-    assert all(line["actor/grad_norm"] >= 0 for line in lines)
+    for line in lines:
+        check_step(line, tmp_path / "run" / "trajectories" / f"{line['step']:06d}.jsonl")
+
+
+def check_step(metrics: dict[str, Any], trajectories: Path) -> None:
+    """What verl trained on is what this project's own credit says of the step's trajectories."""
+    with trajectories.open("rb") as stream:
+        read = [trajectory for _, trajectory in read_records(stream, str(trajectories))]
+    credits = assign_credit(read, CreditConfig(credit="through_first_turn"))
+    advantages = [
+        advantage
+        for trajectory, credit in zip(read, credits, strict=True)
+        for turn, advantage in zip(trajectory.turns, credit.turn_advantages, strict=True)
+        for _ in turn.token_ids or ()
+    ]
+    assert metrics["critic/score/mean"] == pytest.approx(sum(credit.outcome for credit in credits) / len(credits))
+    assert metrics["critic/advantages/max"] == pytest.approx(max(advantages), abs=1e-5)
+    assert metrics["critic/advantages/min"] == pytest.approx(min(advantages), abs=1e-5)
+    assert metrics["critic/advantages/mean"] == pytest.approx(sum(advantages) / len(advantages), abs=1e-5)
+    # the sampler and the trainer see the same tokens with the same weights
+    assert metrics["training/rollout_probs_diff_max"] < 1e-4

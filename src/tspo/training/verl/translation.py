@@ -165,6 +165,11 @@ def _rollout(config: RunConfig, corpus: Path | None) -> dict[str, Any]:
     section, verl = config.rollout, config.verl
     rollout = "actor_rollout_ref.rollout"
     settings = section.model_dump(mode="json", exclude={"sampler", "server", "vllm"})
+    custom = {
+        "rollout": settings,
+        "corpus": None if corpus is None else str(corpus),
+        "trajectories": str(config.output_dir / "trajectories"),
+    }
     keys: dict[str, Any] = {
         f"{rollout}.name": CPU if config.device == "cpu" else "vllm",
         f"{rollout}.n": config.training.group_size,
@@ -179,7 +184,7 @@ def _rollout(config: RunConfig, corpus: Path | None) -> dict[str, Any]:
         f"{rollout}.val_kwargs.temperature": config.evaluation.temperature,
         f"{rollout}.val_kwargs.do_sample": config.evaluation.temperature > 0,
         f"{rollout}.val_kwargs.n": config.evaluation.samples,
-        f"{rollout}.custom": {SETTINGS: {"rollout": settings, "corpus": None if corpus is None else str(corpus)}},
+        f"{rollout}.custom": {SETTINGS: custom},
     }
     if config.device == "cpu":
         keys |= {f"{rollout}.max_num_seqs": section.concurrency, f"{rollout}.free_cache_engine": False}
