@@ -44,29 +44,43 @@ def run_verl(config: RunConfig, *, resume: bool, console: Console) -> int:
         questions = check_ready(config, files, translated, console)
         prepare_output(config, resume)
         questions.write(config)
-        with cluster(config, translated):
-            return _run(config, translated, console)
+        try:
+            with cluster(config, translated):
+                error = _run(translated)
+        finally:
+            merge_sessions(work_folder(config), config.output_dir / "metrics.jsonl")
+        lines = _complete(config) if error is None else _failed(config, error)
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return 0 if error is None else 1
 
 
-def _run(config: RunConfig, translated: Any, console: Console) -> int:
+def _run(translated: Any) -> BaseException | None:
+    """verl's own run; what a worker failed with. Ray prints workers' logs until it is left, so that it is said later."""
     from ray.exceptions import RayError
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     try:
         run_ppo(translated, TaskRunnerV1)
     except RayError as error:
-        log = work_folder(config) / "error.log"
-        with atomic_write(log) as stream:
-            stream.write("".join(traceback.format_exception(error)))
-        step = last_checkpoint(checkpoint_folder(config))
-        for line in (failure(error), f"all of it: {log}", f"--resume goes on after step {step}"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        return 1
-    finally:
-        merge_sessions(work_folder(config), config.output_dir / "metrics.jsonl")
-    for name, place in (("checkpoints", checkpoint_folder(config)), ("metrics", config.output_dir / "metrics.jsonl")):
-        console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
-    return 0
+        return error
+    return None
+
+
+def _complete(config: RunConfig) -> list[str]:
+    return [
+        f"checkpoints: {checkpoint_folder(config)}",
+        f"metrics: {config.output_dir / 'metrics.jsonl'}",
+        f"trajectories: {config.output_dir / 'trajectories'}",
+    ]
+
+
+def _failed(config: RunConfig, error: BaseException) -> list[str]:
+    log = work_folder(config) / "error.log"
+    with atomic_write(log) as stream:
+        stream.write("".join(traceback.format_exception(error)))
+    step = last_checkpoint(checkpoint_folder(config))
+    return [failure(error), f"all of it: {log}", f"--resume goes on after step {step}"]
 
 
 def failure(error: BaseException) -> str:
