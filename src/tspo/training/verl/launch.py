@@ -56,7 +56,7 @@ def run_verl(config: RunConfig, *, resume: bool, console: Console) -> int:
 
 
 def _run(translated: Any) -> BaseException | None:
-    """verl's own run; what a worker failed with. Ray prints workers' logs until it is left, so that it is said later."""
+    """verl's own run; what a worker failed with, to be said later: Ray prints workers' logs until it is left."""
     from ray.exceptions import RayError
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
