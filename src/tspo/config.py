@@ -225,6 +225,33 @@ class EvaluationSection(_Section):
     before: bool = Field(default=True, description="evaluate the model before anything is trained")
 
 
+class VerlSection(_Section):
+    """The cluster of `tspo train --engine verl`, and what only verl has."""
+
+    ray: str = Field(
+        default="local",
+        description="local: start Ray on this machine; auto: join the Ray that runs here; else its address, "
+        "HOST:PORT or ray://HOST:PORT",
+    )
+    nodes: int = Field(default=1, ge=1, description="machines")
+    gpus_per_node: int = Field(default=8, ge=1, description="GPUs of each; with device=cpu, training processes")
+    gpu_memory: float = Field(default=80.0, gt=0, description="GB of one GPU, where it cannot be asked")
+    tensor_parallel: int = Field(default=1, ge=1, description="GPUs that share one vLLM replica")
+    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1, description="vLLM's share of a GPU while it samples")
+    tokens_per_gpu: int = Field(
+        default=16384, ge=16, description="tokens of one forward and backward pass a GPU; in place of micro_batch"
+    )
+    offload: bool = Field(default=False, description="keep weights and optimizer in the host's memory between uses")
+    mode: Literal["sync", "colocate_async", "separate_async"] = Field(
+        default="sync", description="verl's trainer: sync is on policy, the others sample while they train"
+    )
+    agent_workers: int = Field(default=8, ge=1, description="processes that run episodes, over all nodes")
+    test_every: int | None = Field(default=None, ge=1, description="steps between evaluations; empty: only at the end")
+    config: dict[str, Any] = Field(
+        default={}, description="any other key of verl's configuration, nested or dotted; goes over the translation"
+    )
+
+
 class RunConfig(_Section):
     """A whole run."""
 
@@ -241,6 +268,7 @@ class RunConfig(_Section):
     training: TrainingSection = Field(default_factory=TrainingSection)
     warmup: WarmupSection = Field(default_factory=WarmupSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    verl: VerlSection = Field(default_factory=VerlSection)
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> RunConfig:

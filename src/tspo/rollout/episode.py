@@ -69,7 +69,7 @@ class AgentLoop:
         searcher = BatchedSearch(self.retriever, self.limits.top_k, self.searches)
 
         async def run(request: Request) -> Trajectory:
-            trajectory = await self._episode(request, searcher.search)
+            trajectory = await self.episode(request, searcher.search)
             if on_done is not None:
                 on_done(trajectory)
             return trajectory
@@ -84,7 +84,8 @@ class AgentLoop:
             raise failure  # as it was raised: callers know errors, not groups of them
         return [task.result() for task in running]
 
-    async def _episode(self, request: Request, search: Callable[[str], Awaitable[list[Passage]]]) -> Trajectory:
+    async def episode(self, request: Request, search: Callable[[str], Awaitable[list[Passage]]]) -> Trajectory:
+        """One episode; `search` gives the passages of a query, or raises its RetrieverError."""
         limits = self.limits
         prompt = self.codec.prompt(request.question.question)
         turns: list[Turn] = []

@@ -61,9 +61,7 @@ def evaluate_model(
             seed=config.seed,
             console=console,
             label=label,
-            detail=partial(add_token_ends, tokenizer=materials.codec.tokenizer)
-            if config.training.token_details
-            else None,
+            detail=add_ends if config.training.token_details else None,
         )
 
 

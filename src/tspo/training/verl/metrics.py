@@ -1,0 +1,50 @@
+"""The metrics of a run that may have been stopped and gone on with: each step once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tspo.files import atomic_write
+from tspo.trajectory import write_json_line
+
+_LATEST = "latest_checkpointed_iteration.txt"
+
+
+def last_checkpoint(checkpoints: Path) -> int:
+    """The step of the last checkpoint that verl has written to its end, 0 where there is none.
+
+    verl names it in a file after all of its parts are written, and starts from there.
+    """
+    try:
+        return int((checkpoints / _LATEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
+def session_file(folder: Path, start: int) -> Path:
+    """Where verl writes the metrics of a session that starts after step `start`; it empties the file first."""
+    return folder / f"metrics-{start:06d}.jsonl"
+
+
+def merge_sessions(folder: Path, target: Path) -> None:
+    """Write the metrics of all sessions to `target`: of a step that was done twice, those that the run went on from."""
+    steps: dict[int, dict[str, Any]] = {}
+    for path in sorted(folder.glob("metrics-*.jsonl")):
+        start = int(path.stem.removeprefix("metrics-"))
+        steps = {step: line for step, line in steps.items() if step <= start}
+        steps |= dict(_lines(path))
+    with atomic_write(target) as stream:
+        for step in sorted(steps):
+            write_json_line({"step": step} | steps[step], stream)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # the last line of a session that was killed
+            return
+        yield line["step"], line["data"]

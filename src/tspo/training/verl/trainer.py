@@ -1,0 +1,56 @@
+"""The one shim: verl's trainers, which also hand each trajectory's turns to the advantage estimator.
+
+verl's trainer gives an estimator the token-level rewards, the mask and the group of each row, but none of the extra
+fields that the agent loop returned (`PPOTrainer._compute_advantage` of 0.9.1 selects seven fields, and
+`compute_advantage` passes non-tensor fields to its own gdpo alone). So each of verl's trainer modes gets a
+subclass, registered under verl's `register_trainer`, that fetches them first. Nothing of verl is replaced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
+
+from tspo.credit import assign_credit
+from tspo.training.step_files import save_step
+from tspo.training.verl.advantage import credit_of
+from tspo.training.verl.carried import carried_row, carried_trajectory, handed_over
+from tspo.training.verl.names import MODE_PREFIX, SETTINGS
+
+
+class HandsOverTurns:
+    """A mixin before one of verl's trainers."""
+
+    config: Any
+    global_steps: int
+
+    def __init__(self, config: Any) -> None:
+        # verl asks for its own modes by name in many places
+        config.trainer.v1.trainer_mode = config.trainer.v1.trainer_mode.removeprefix(MODE_PREFIX)
+        super().__init__(config)  # type: ignore[call-arg]
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        rows = list(fields["extra_fields"])
+        self._save_trajectories(rows, batch.tags)
+        with handed_over([carried_row(extra_fields) for extra_fields in rows]):
+            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+
+    def _save_trajectories(self, rows: list[Any], tags: list[Any]) -> None:
+        """Write what this step learns from to the run's folder, as `tspo train` does everywhere."""
+        trajectories = [
+            carried_trajectory(extra_fields)
+            for extra_fields, tag in zip(rows, tags, strict=True)
+            if not tag.get("is_padding", False)
+        ]
+        credits = assign_credit(trajectories, credit_of(self.config.algorithm))
+        folder = Path(self.config.actor_rollout_ref.rollout.custom[SETTINGS].trajectories)
+        save_step(trajectories, credits, self.global_steps, folder)
+
+
+for _mode, _trainer in list(TRAINER_REGISTRY.items()):
+    if not _mode.startswith(MODE_PREFIX):
+        register_trainer(MODE_PREFIX + _mode)(type(f"TSPO{_trainer.__name__}", (HandsOverTurns, _trainer), {}))

@@ -1,0 +1,224 @@
+"""This project's settings as verl's: the same experiment on the other engine."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from tspo.config import RunConfig
+from tspo.errors import BadInput
+from tspo.rollout.models import resolve_model
+from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, REWARD_MANAGER, SETTINGS, estimator_name
+from tspo.training.verl.versions import check_verl
+
+_SCHEDULES = ("constant", "cosine")
+_NO_DUAL_CLIP = 1e6
+"""The objective has PPO's clip alone; verl's dual clip would bound the ratio of losing tokens at this."""
+
+
+def translate(config: RunConfig, corpus: Path | None, *, resume: bool) -> DictConfig:
+    """verl's configuration of the run; `corpus` is what BM25 searches where no retriever is named.
+
+    Raises BadInput for settings that verl has not, and for keys under `verl.config` that it does not know.
+    """
+    check_verl()
+    _check_settings(config)
+    base = _defaults()
+    with open_dict(base):
+        for key, value in _translation(config, corpus, resume=resume).items():
+            OmegaConf.update(base, key, value, merge=False, force_add=True)
+    for key, value in config.verl.config.items():
+        try:
+            OmegaConf.update(base, key, value, merge=True)
+        except (OmegaConfBaseException, AttributeError, TypeError) as error:
+            raise BadInput(f"verl.config: {key}: {str(error).splitlines()[0]}") from None
+    return base
+
+
+def row_files(config: RunConfig) -> tuple[Path, Path]:
+    """Where verl's data sets of this run are: to train on, and to evaluate on."""
+    return work_folder(config) / "train.parquet", work_folder(config) / "test.parquet"
+
+
+def work_folder(config: RunConfig) -> Path:
+    """Where data sets, metrics of sessions and errors of this run are."""
+    return config.output_dir / "verl"
+
+
+def checkpoint_folder(config: RunConfig) -> Path:
+    """Where verl keeps its checkpoints of this run."""
+    return config.output_dir / "checkpoints"
+
+
+def has_test(config: RunConfig) -> bool:
+    """Whether the run evaluates."""
+    world = config.data.world
+    return bool(config.data.test) if world is None else world.test_questions > 0
+
+
+def _check_settings(config: RunConfig) -> None:
+    training = config.training
+    if training.lr_scheduler not in _SCHEDULES:
+        raise BadInput(f"training.lr_scheduler: verl has {', '.join(_SCHEDULES)}, not {training.lr_scheduler!r}")
+    if training.trl:
+        raise BadInput("training.trl: is for TRL; the keys of verl go to verl.config")
+    if config.warmup.epochs > 0:
+        raise BadInput("warmup.epochs: verl has no warm-up here; run tspo warmup, then model=FOLDER warmup.epochs=0")
+    if "${" in config.rollout.prompt:
+        raise BadInput("rollout.prompt: ${ is read by verl's configuration language; write it otherwise")
+    if config.rollout.sampler not in ("auto", "vllm"):
+        raise BadInput(f"rollout.sampler: verl samples with vllm, not {config.rollout.sampler}; leave it out")
+    if config.device == "cpu" and training.lora is not None:
+        raise BadInput("training.lora: without a GPU verl trains all weights; leave it out")
+
+
+def _defaults() -> DictConfig:
+    """verl's own defaults, composed as its main_ppo composes them; verl itself is not imported."""
+    spec = importlib.util.find_spec("verl")
+    assert spec is not None  # its version was read
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "trainer" / "config"
+    with initialize_config_dir(str(folder), version_base=None):
+        return compose("ppo_trainer")
+
+
+def _translation(config: RunConfig, corpus: Path | None, *, resume: bool) -> dict[str, Any]:
+    """verl's keys, dotted, and what this run says to them."""
+    return _data(config) | _model(config) | _actor(config) | _rollout(config, corpus) | _trainer(config, resume=resume)
+
+
+def _data(config: RunConfig) -> dict[str, Any]:
+    train, test = row_files(config)
+    return {
+        "data.train_files": [str(train)],
+        "data.val_files": [str(test if has_test(config) else train)],
+        "data.train_batch_size": config.training.groups_per_step,
+        # an episode is bounded as a whole: rollout.max_total_tokens
+        "data.max_prompt_length": config.rollout.max_total_tokens,
+        "data.max_response_length": config.rollout.max_total_tokens,
+        "data.seed": config.seed,
+        "data.dataloader_num_workers": 0,
+    }
+
+
+def _model(config: RunConfig) -> dict[str, Any]:
+    lora = config.training.lora
+    keys: dict[str, Any] = {
+        "actor_rollout_ref.model.path": resolve_model(config.model),
+        "actor_rollout_ref.model.use_remove_padding": config.device != "cpu",
+    }
+    if config.device == "cpu":
+        keys["actor_rollout_ref.model.override_config"] = {"attn_implementation": "sdpa"}
+    if lora is not None:
+        keys |= {
+            "actor_rollout_ref.model.lora_rank": lora.r,
+            "actor_rollout_ref.model.lora_alpha": lora.alpha,
+            "actor_rollout_ref.model.target_modules": lora.target_modules,
+            "actor_rollout_ref.rollout.load_format": "safetensors",
+        }
+    return keys
+
+
+def _actor(config: RunConfig) -> dict[str, Any]:
+    training, verl = config.training, config.verl
+    actor = "actor_rollout_ref.actor"
+    short = {"float32": "fp32", "bfloat16": "bf16"}[training.dtype]
+    precision = {"param_dtype": short, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    keys: dict[str, Any] = {
+        f"{actor}.optim.lr": training.learning_rate,
+        f"{actor}.optim.lr_scheduler_type": training.lr_scheduler,
+        f"{actor}.optim.weight_decay": 0.0,
+        f"{actor}.optim.clip_grad": training.max_grad_norm,
+        f"{actor}.grad_clip": training.max_grad_norm,
+        f"{actor}.ppo_mini_batch_size": training.groups_per_step,
+        f"{actor}.use_dynamic_bsz": True,
+        f"{actor}.ppo_max_token_len_per_gpu": verl.tokens_per_gpu,
+        f"{actor}.clip_ratio": training.epsilon,
+        f"{actor}.clip_ratio_low": training.epsilon,
+        f"{actor}.clip_ratio_high": training.epsilon,
+        f"{actor}.clip_ratio_c": _NO_DUAL_CLIP,
+        f"{actor}.loss_agg_mode": "token-mean",
+        f"{actor}.use_kl_loss": training.beta > 0,
+        f"{actor}.kl_loss_coef": training.beta,
+        f"{actor}.kl_loss_type": "low_var_kl",
+        f"{actor}.fsdp_config.param_offload": verl.offload,
+        f"{actor}.fsdp_config.optimizer_offload": verl.offload,
+        f"{actor}.data_loader_seed": config.seed,
+    }
+    for role in ("actor", "ref"):
+        engine = f"actor_rollout_ref.{role}.fsdp_config"
+        keys |= {f"{engine}.mixed_precision": precision, f"{engine}.dtype": training.dtype}
+        if config.device == "cpu":
+            keys[f"{engine}.use_torch_compile"] = False
+    if config.device == "cpu":
+        keys |= {f"{actor}.strategy": "fsdp2", f"{actor}.fsdp_config.strategy": "fsdp2"}
+        keys |= {f"{actor}.use_torch_compile": False, "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2"}
+    return keys
+
+
+def _rollout(config: RunConfig, corpus: Path | None) -> dict[str, Any]:
+    section, verl = config.rollout, config.verl
+    rollout = "actor_rollout_ref.rollout"
+    settings = section.model_dump(mode="json", exclude={"sampler", "server", "vllm"})
+    custom = {
+        "rollout": settings,
+        "corpus": None if corpus is None else str(corpus),
+        "trajectories": str(config.output_dir / "trajectories"),
+    }
+    keys: dict[str, Any] = {
+        f"{rollout}.name": CPU if config.device == "cpu" else "vllm",
+        f"{rollout}.n": config.training.group_size,
+        f"{rollout}.temperature": section.temperature,
+        f"{rollout}.seed": config.seed,
+        f"{rollout}.dtype": section.dtype or config.training.dtype,
+        f"{rollout}.max_model_len": section.max_total_tokens,
+        f"{rollout}.tensor_model_parallel_size": verl.tensor_parallel,
+        f"{rollout}.gpu_memory_utilization": verl.gpu_memory_utilization,
+        f"{rollout}.agent.default_agent_loop": AGENT,
+        f"{rollout}.agent.num_workers": verl.agent_workers,
+        f"{rollout}.val_kwargs.temperature": config.evaluation.temperature,
+        f"{rollout}.val_kwargs.do_sample": config.evaluation.temperature > 0,
+        f"{rollout}.val_kwargs.n": config.evaluation.samples,
+        f"{rollout}.custom": {SETTINGS: custom},
+    }
+    if config.device == "cpu":
+        keys |= {f"{rollout}.max_num_seqs": section.concurrency, f"{rollout}.free_cache_engine": False}
+    if section.vllm:
+        keys[f"{rollout}.engine_kwargs.vllm"] = section.vllm
+    return keys
+
+
+def _trainer(config: RunConfig, *, resume: bool) -> dict[str, Any]:
+    training, verl, credit = config.training, config.verl, config.credit
+    mode = CPU if config.device == "cpu" else MODE_PREFIX + verl.mode
+    keys: dict[str, Any] = {
+        "algorithm.adv_estimator": estimator_name(credit.algorithm),
+        f"algorithm.{SETTINGS}": credit.model_dump(mode="json"),
+        "algorithm.use_kl_in_reward": False,
+        "critic.enable": False,
+        "reward.reward_manager.name": REWARD_MANAGER,
+        "reward.num_workers": verl.agent_workers,
+        "trainer.nnodes": verl.nodes,
+        "trainer.n_gpus_per_node": verl.gpus_per_node,
+        "trainer.device": "cpu" if config.device == "cpu" else "cuda",
+        "trainer.v1.trainer_mode": mode,
+        "trainer.total_training_steps": training.steps,
+        "trainer.total_epochs": training.steps,  # an epoch has at least one step; the steps decide
+        "trainer.save_freq": training.save_every,
+        "trainer.max_actor_ckpt_to_keep": training.keep_checkpoints,
+        "trainer.test_freq": (verl.test_every or training.steps) if has_test(config) else -1,
+        "trainer.val_before_train": config.evaluation.before and has_test(config) and not resume,
+        "trainer.default_local_dir": str(checkpoint_folder(config)),
+        "trainer.resume_mode": "auto" if resume else "disable",
+        "trainer.logger": ["console", "file", *training.report_to],
+        "trainer.project_name": "tspo",
+        "trainer.experiment_name": config.output_dir.name,
+    }
+    if config.device == "cpu":
+        keys["transfer_queue.backend.SimpleStorage.num_data_storage_units"] = 1
+    return keys

@@ -1,0 +1,81 @@
+"""What verl's estimator gets beyond a plain batch: padding rows, masks with holes, and calls that do not fit."""
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("verl")
+
+from omegaconf import OmegaConf  # noqa: E402
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn  # noqa: E402
+
+from tspo.credit import CreditConfig  # noqa: E402
+from tspo.rewards.folr import NO_OCCURRENCE  # noqa: E402
+from tspo.training.verl.advantage import token_advantages  # noqa: E402
+from tspo.training.verl.carried import CarriedRow, handed_over  # noqa: E402
+
+pytestmark = pytest.mark.verl
+
+NEAR_MISS = CarriedRow([0, 0, -1, 1], num_turns=2, outcome=0.0, first_occurrence=0, retriever_failed=False)
+WRONG = CarriedRow([0, 0, -1, 1], num_turns=2, outcome=0.0, first_occurrence=NO_OCCURRENCE, retriever_failed=False)
+FAILED = CarriedRow([0], num_turns=1, outcome=0.0, first_occurrence=NO_OCCURRENCE, retriever_failed=True)
+
+
+def advantages(rows: list[CarriedRow], group: list[str], mask: list[list[int]]) -> Any:
+    return token_advantages(rows, group, torch.tensor(mask), CreditConfig())
+
+
+def test_each_turn_has_its_own_advantage_and_feedback_none() -> None:
+    found = advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 1, 0, 1]] * 2)
+    assert found[0, 0] == found[0, 1] == pytest.approx(2**-0.5, abs=1e-5)
+    assert found[1].tolist() == pytest.approx([-(2**-0.5), -(2**-0.5), 0, 0], abs=1e-5)
+    assert found[0, 2:].tolist() == [0, 0]
+    assert found.dtype == torch.float32
+
+
+def test_a_padding_row_is_a_group_of_its_own_and_gets_nothing() -> None:
+    """verl copies a real row's extra fields into rows that it pads a batch with; their mask is 0."""
+    alone = advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 1, 0, 1]] * 2)
+    padded = advantages([NEAR_MISS, WRONG, NEAR_MISS], ["a", "a", "pad"], [[1, 1, 0, 1]] * 2 + [[0, 0, 0, 0]])
+    assert torch.equal(padded[:2], alone)
+    assert not padded[2].any()
+
+
+def test_tokens_that_verl_rejects_have_no_advantage_and_change_no_other() -> None:
+    whole = advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 1, 0, 1]] * 2)
+    holes = advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 0, 0, 1], [0, 0, 0, 0]])
+    assert holes[0].tolist() == [whole[0, 0], 0, 0, 0]
+    assert not holes[1].any()
+
+
+def test_a_row_whose_retriever_failed_is_in_nobodys_baseline() -> None:
+    with_failed = advantages([NEAR_MISS, WRONG, FAILED], ["a"] * 3, [[1, 1, 0, 1]] * 2 + [[0, 0, 0, 0]])
+    assert torch.equal(with_failed[:2], advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 1, 0, 1]] * 2))
+    assert not with_failed[2].any()
+
+
+def call(algorithm: str, rows: list[CarriedRow] | None, batch: int = 2) -> Any:
+    mask = torch.tensor([[1, 1, 0, 1]] * batch)
+    config = OmegaConf.create({"tspo": {"algorithm": "tspo"}})
+    estimate = get_adv_estimator_fn(algorithm)
+    arguments = {"token_level_rewards": torch.zeros(mask.shape), "response_mask": mask, "index": ["a"] * batch}
+    if rows is None:
+        return estimate(**arguments, config=config)
+    with handed_over(rows):
+        return estimate(**arguments, config=config)
+
+
+def test_verl_finds_the_estimator_by_name() -> None:
+    found, returns = call("tspo", [NEAR_MISS, WRONG])
+    assert torch.equal(found, returns)
+    assert torch.equal(found, advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 1, 0, 1]] * 2))
+
+
+def test_calls_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="tspo_sync"):
+        call("tspo", None)
+    with pytest.raises(ValueError, match="batch of 2"):
+        call("tspo", [NEAR_MISS])
+    with pytest.raises(ValueError, match="adv_estimator is grpo"):
+        call("tspo_grpo", [NEAR_MISS, WRONG])
