@@ -17,15 +17,25 @@ from tspo.rollout.episode import AgentLoop, Request
 from tspo.trajectory import Trajectory, read_records, write_trajectories
 
 
+_ALL = slice(None)
+
+
 def run_questions(
-    loop: AgentLoop, questions: Sequence[Question], *, samples: int, seed: int, console: Console, label: str
+    loop: AgentLoop,
+    questions: Sequence[Question],
+    *,
+    samples: int,
+    seed: int,
+    console: Console,
+    label: str,
+    share: slice = _ALL,
 ) -> list[Trajectory]:
-    """`samples` trajectories a question, a group each, in the questions' order."""
+    """`samples` trajectories a question, a group each, in the questions' order; only the `share` of them."""
     requests = [
         Request(question, question.id, f"{question.id}-{sample}", f"{seed}/evaluation/{question.id}/{sample}")
         for question in questions
         for sample in range(samples)
-    ]
+    ][share]
     with bar(label, len(requests), console) as advance:
         ended = 0
 

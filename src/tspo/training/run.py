@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
@@ -21,7 +23,7 @@ from tspo.config import DataSection, RunConfig
 from tspo.datasets.questions import Question, read_questions
 from tspo.datasets.world.files import world_files
 from tspo.errors import BadInput
-from tspo.evaluation.metrics import Summary
+from tspo.evaluation.metrics import Summary, summarize
 from tspo.evaluation.report import write_report
 from tspo.evaluation.runner import read_evaluation, run_questions, write_evaluation
 from tspo.evaluation.table import format_comparison
@@ -42,12 +44,14 @@ from tspo.training.agent import (
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
+from tspo.training.processes import any_signal, failing_together, join_processes, of_main
 from tspo.training.retriever import retriever_of
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
 from tspo.training.trainer import TSPOTrainer
 from tspo.training.warmup import demonstrations, warm_up
+from tspo.trajectory import Trajectory
 
 _WARMUP_SETTINGS = "warmup.json"
 
@@ -97,8 +101,7 @@ def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[s
     Raises BadInput for unusable input and Stopped when a signal ended the run early.
     """
     with _opened(config, console) as run:
-        grpo_config(config)  # TRL checks the settings that are its own
-        prepare_output(config, resume)
+        run.prepare(resume)
         return run.run()
 
 
@@ -113,45 +116,63 @@ def run_warmup(config: RunConfig, *, console: Console) -> Path:
 def run_steps(config: RunConfig, *, console: Console) -> Path:
     """Only the training of a run, from the model as it is: the folder of the trained model."""
     with _opened(config, console) as run:
-        grpo_config(config)
-        prepare_output(config, resume=False)
+        run.prepare(resume=False)
         return run.trained(config.model)
 
 
 def run_evaluation(config: RunConfig, folder: Path, *, console: Console) -> Summary:
     """Evaluate `config.model` on the test questions and write the result to `folder`."""
-    with explain_full_disk(folder), quiet_libraries():
-        materials = read_materials(config)
+    state = join_processes(config)
+    with failing_together(state), explain_full_disk(folder), quiet_libraries():
+        with state.local_main_process_first():
+            materials = read_materials(config)
         if not materials.test:
             raise BadInput("data.test: no questions to evaluate on; name a file of them")
-        return _evaluate_model(config.model, config, materials, folder, console, "evaluate")
+        screen = console if state.is_main_process else Console(quiet=True)
+        return _evaluate_model(config.model, config, materials, folder, screen, "evaluate", state)
 
 
 @contextmanager
 def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
-    """A run with its input read and checked, and its folder locked."""
+    """A run with its input read and checked, and its folder locked by the main process."""
     check_trainable(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("tspo train is for one process; with accelerate launch, use tspo.training.trainer.TSPOTrainer")
-    with explain_full_disk(config.output_dir), quiet_libraries():
-        materials = read_materials(config)
+    state = join_processes(config)
+    with failing_together(state), explain_full_disk(config.output_dir), quiet_libraries():
+        check_split(config, state.num_processes)
+        screen = console if state.is_main_process else Console(quiet=True)
+        # What is made once, a world or an index, is then there for the others.
+        with state.local_main_process_first():
+            materials = read_materials(config)
         with (
-            only_run_in(config.output_dir),
-            stop_on_signals(lambda: console.print("Stopping after this step; once more to stop at once.")) as stop,
+            only_run_in(config.output_dir) if state.is_main_process else nullcontext(),
+            stop_on_signals(
+                lambda: screen.print("Stopping after this step; once more to stop at once."),
+                any_signal if state.num_processes > 1 else None,
+            ) as stop,
         ):
-            yield _Run(config, materials, console, stop)
+            yield _Run(config, materials, screen, stop, state)
 
 
 class _Run:
     """The stages of one run; each leaves a result in the output folder and is not done twice."""
 
-    def __init__(self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest) -> None:
+    def __init__(
+        self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest, state: PartialState
+    ) -> None:
         self.config = config
         self.materials = materials
         self.console = console
         self.stop = stop
+        self.state = state
         self.output = config.output_dir
         self.summaries: dict[str, Summary] = {}
+
+    def prepare(self, resume: bool) -> None:
+        """Check what can be checked before anything is written, and write the run's settings."""
+        grpo_config(self.config, self.state.num_processes)  # TRL checks the settings that are its own
+        if self.state.is_main_process:
+            prepare_output(self.config, resume)
+        self.state.wait_for_everyone()
 
     def run(self) -> dict[str, Summary]:
         config = self.config
@@ -168,14 +189,15 @@ class _Run:
         self._say("model", final)
         self._say("metrics", self.output / "metrics.jsonl")
         self._say("trajectories", self.output / "trajectories")
-        self._say("report", write_report(self.output))
+        if self.state.is_main_process:
+            self._say("report", write_report(self.output))
         return self.summaries
 
     def warmed_up(self) -> Path:
         config, materials = self.config, self.materials
         folder = self.output / "warmup"
         settings = _warmup_settings(config)
-        if is_whole(folder):
+        if of_main(is_whole(folder)):
             made_with = json.loads((folder / _WARMUP_SETTINGS).read_text(encoding="utf-8"))
             if changed := changed_settings(made_with, settings, MAY_CHANGE):
                 raise BadInput(
@@ -197,24 +219,22 @@ class _Run:
                 if step % max(steps // 10, 1) == 0:
                     self.console.print(f"warm-up {step}/{steps}  loss {loss:.3f}", highlight=False)
 
-            loss = warm_up(model, materials.codec, shown, config, folder, on_step)
+            loss = warm_up(model, materials.codec, shown, config, folder, on_step, self.state.num_processes)
         self.console.print(f"Warm-up: mean loss {loss:.4f}", highlight=False)
-        folder.mkdir(exist_ok=True)
-        with atomic_write(folder / _WARMUP_SETTINGS) as stream:
-            json.dump(settings, stream, indent=1)
-        _save_model(model, materials.codec, folder)
+        if self.state.is_main_process:
+            folder.mkdir(exist_ok=True)
+            with atomic_write(folder / _WARMUP_SETTINGS) as stream:
+                json.dump(settings, stream, indent=1)
+            _save_model(model, materials.codec, folder)
+        self.state.wait_for_everyone()
         return folder
 
     def trained(self, start: str) -> Path:
         folder = self.output / "model"
-        if is_whole(folder):
+        if of_main(is_whole(folder)):
             return folder
         config, materials = self.config, self.materials
-        checkpoint = last_whole_checkpoint(self.output)
-        for path in checkpoints_in(self.output):
-            if not is_whole(path):
-                shutil.rmtree(path)
-        truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
+        checkpoint = of_main(self._last_checkpoint() if self.state.is_main_process else None)
         set_seed(config.seed)
         model = load_model(start)
         check_disk(model, config)
@@ -240,7 +260,7 @@ class _Run:
                 make_sampler=sampler,
                 trajectory_dir=self.output / "trajectories",
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
-                args=grpo_config(config),
+                args=grpo_config(config, self.state.num_processes),
                 train_dataset=Dataset.from_dict(
                     {"prompt": [q.question for q in materials.train], "index": range(len(materials.train))}
                 ),
@@ -251,18 +271,29 @@ class _Run:
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.stop.check()
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        _save_model(trained.merge_and_unload() if config.training.lora else trained, materials.codec, folder)
+        if self.state.is_main_process:
+            trained = trainer.accelerator.unwrap_model(trainer.model)
+            _save_model(trained.merge_and_unload() if config.training.lora else trained, materials.codec, folder)
+        self.state.wait_for_everyone()
         return folder
+
+    def _last_checkpoint(self) -> Path | None:
+        """Where to go on from; what a stop left behind after it is removed."""
+        checkpoint = last_whole_checkpoint(self.output)
+        for path in checkpoints_in(self.output):
+            if not is_whole(path):
+                shutil.rmtree(path)
+        truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
+        return checkpoint
 
     def _evaluate(self, stage: str, model: str) -> None:
         self.stop.check()
         if not self.materials.test:
             return
         folder = self.output / "evaluation" / stage.replace(" ", "-")
-        done = read_evaluation(folder)
+        done = of_main(read_evaluation(folder) if self.state.is_main_process else None)
         self.summaries[stage] = done or _evaluate_model(
-            model, self.config, self.materials, folder, self.console, f"evaluate {stage}"
+            model, self.config, self.materials, folder, self.console, f"evaluate {stage}", self.state
         )
 
     def _say(self, what: str, where: Path) -> None:
@@ -270,8 +301,15 @@ class _Run:
 
 
 def _evaluate_model(
-    model: str, config: RunConfig, materials: Materials, folder: Path, console: Console, label: str
+    model: str,
+    config: RunConfig,
+    materials: Materials,
+    folder: Path,
+    console: Console,
+    label: str,
+    state: PartialState,
 ) -> Summary:
+    """Each process runs its share of the episodes; the main one writes them all."""
     temperature = config.evaluation.temperature
     with agent_loop(model, materials.codec, materials.retriever, config, temperature=temperature) as loop:
         trajectories = run_questions(
@@ -281,19 +319,35 @@ def _evaluate_model(
             seed=config.seed,
             console=console,
             label=label,
+            share=slice(state.process_index, None, state.num_processes),
         )
-    return write_evaluation(trajectories, folder)
+    shares: list[list[Trajectory]] = gather_object([trajectories])
+    everyone = [one for turn in zip_longest(*shares) for one in turn if one is not None]
+    return write_evaluation(everyone, folder) if state.is_main_process else summarize(everyone)
 
 
-def grpo_config(config: RunConfig) -> GRPOConfig:
-    """TRL's settings for this run; `training.trl` goes over them."""
+def check_split(config: RunConfig, processes: int) -> None:
+    """Raise BadInput where a step, or a step of the warm-up, cannot be split evenly over the processes."""
+    training, warmup = config.training, config.warmup
+    trajectories = training.groups_per_step * training.group_size
+    if trajectories % (training.micro_batch * processes):
+        raise BadInput(
+            f"training.micro_batch: {training.micro_batch} x {processes} processes does not divide groups_per_step x "
+            f"group_size = {trajectories}"
+        )
+    if warmup.epochs and warmup.batch_size % processes:
+        raise BadInput(f"warmup.batch_size: {warmup.batch_size} cannot be split over {processes} processes")
+
+
+def grpo_config(config: RunConfig, processes: int = 1) -> GRPOConfig:
+    """TRL's settings for this run on each of `processes`; `training.trl` goes over them."""
     training = config.training
     trajectories = training.groups_per_step * training.group_size
     settings: dict[str, Any] = {
         "output_dir": str(config.output_dir),
         "max_steps": training.steps,
         "per_device_train_batch_size": training.micro_batch,
-        "gradient_accumulation_steps": trajectories // training.micro_batch,
+        "gradient_accumulation_steps": trajectories // (training.micro_batch * processes),
         "num_generations": training.group_size,
         "temperature": config.rollout.temperature,
         "max_completion_length": config.rollout.max_total_tokens,
