@@ -16,7 +16,6 @@ from tspo.progress import bar
 from tspo.rollout.episode import AgentLoop, Request
 from tspo.trajectory import Trajectory, read_records, write_trajectories
 
-
 _ALL = slice(None)
 
 

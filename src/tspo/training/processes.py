@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.distributed import TCPStore
+from torch.distributed import DistError, TCPStore
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
@@ -129,6 +129,15 @@ def _say(error: BaseException) -> int:
     if isinstance(error, BadInput):
         print(f"tspo: error: {error}", file=sys.stderr, flush=True)
         return 2
+    if isinstance(error, DistError) or "gloo" in str(error):
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"tspo: error: another process of this run is gone without a word, killed or out of memory ({reason}); "
+            "--resume goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 1
     traceback.print_exception(error)
     sys.stderr.flush()
     return 1

@@ -17,10 +17,11 @@ def gradient_norm(parameters: Iterable[nn.Parameter], processes: int) -> float:
     With several processes it is the norm of their mean, and each of them must call this.
     """
     if processes == 1:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).item()
-    squares = [mean.float().square().sum() for _, mean in _means(parameters)]
-    return torch.stack(squares).sum().sqrt().item() if squares else 0.0
+        vectors: Iterable[torch.Tensor] = (p.grad for p in parameters if p.grad is not None)
+    else:
+        vectors = (mean for _, mean in _means(parameters))
+    norms = [torch.linalg.vector_norm(vector, dtype=torch.float64) for vector in vectors]
+    return torch.stack(norms).norm().item() if norms else 0.0
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
