@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.distributed import DistError, TCPStore
+from torch import distributed
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
@@ -87,12 +87,14 @@ class _Failures:
         self._store = self._connect()
         threading.Thread(target=self._look, args=(self._connect(),), daemon=True).start()
 
-    def _connect(self) -> TCPStore:
+    def _connect(self) -> distributed.TCPStore:
         """A connection of its own: one that waits holds up who shares it."""
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
+        return distributed.TCPStore(
+            address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
+        )
 
-    def _look(self, store: TCPStore) -> None:
+    def _look(self, store: distributed.TCPStore) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
             try:
                 failed = store.check([self._key])
@@ -129,7 +131,7 @@ def _say(error: BaseException) -> int:
     if isinstance(error, BadInput):
         print(f"tspo: error: {error}", file=sys.stderr, flush=True)
         return 2
-    if isinstance(error, DistError) or "gloo" in str(error):
+    if isinstance(error, distributed.DistError) or "gloo" in str(error):
         reason = str(error).strip().splitlines()[0]
         print(
             f"tspo: error: another process of this run is gone without a word, killed or out of memory ({reason}); "

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -41,6 +42,7 @@ from tspo.training.agent import (
     make_sampler,
     quiet_libraries,
     sampler_kind,
+    sampling_dtype,
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
@@ -51,6 +53,7 @@ from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
 from tspo.training.trainer import TSPOTrainer
 from tspo.training.warmup import demonstrations, warm_up
+from tspo.training.whole_policy import is_spread
 from tspo.trajectory import Trajectory
 
 _WARMUP_SETTINGS = "warmup.json"
@@ -258,6 +261,7 @@ class _Run:
                 credit=config.credit.to_config(),
                 concurrency=config.rollout.concurrency,
                 make_sampler=sampler,
+                sampling_dtype=sampling_dtype(config),
                 trajectory_dir=self.output / "trajectories",
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config, self.state.num_processes),
@@ -271,9 +275,13 @@ class _Run:
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.stop.check()
+        accelerator = trainer.accelerator
+        # Parameters that are spread over processes are gathered by all of them.
+        weights = accelerator.get_state_dict(trainer.model_wrapped) if is_spread(accelerator) else None
         if self.state.is_main_process:
-            trained = trainer.accelerator.unwrap_model(trainer.model)
-            _save_model(trained.merge_and_unload() if config.training.lora else trained, materials.codec, folder)
+            trained = accelerator.unwrap_model(trainer.model)
+            merged = trained.merge_and_unload() if config.training.lora else trained
+            _save_model(merged, materials.codec, folder, weights)
         self.state.wait_for_everyone()
         return folder
 
@@ -390,8 +398,10 @@ def _lora(config: RunConfig) -> LoraConfig | None:
     )
 
 
-def _save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
-    model.save_pretrained(folder)
+def _save_model(
+    model: PreTrainedModel, codec: Codec, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    model.save_pretrained(folder, state_dict=weights)
     codec.tokenizer.save_pretrained(folder)
     mark_whole(folder)
 

@@ -27,7 +27,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter], processes: int) -> float:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Give every process the mean of their `.grad`; where one has none it counts as 0."""
     for bucket, mean in _means(parameters):
-        parts = mean.split([parameter.numel() for parameter in bucket])
+        parts = torch.split(mean, [parameter.numel() for parameter in bucket])
         for parameter, part in zip(bucket, parts, strict=True):
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)

@@ -34,6 +34,7 @@ from tspo.training.policy_tokens import explains_logits, flush_left, forward_pas
 from tspo.training.row_parts import order_step, row_passes, take_rows
 from tspo.training.shared_gradients import average_gradients, gradient_norm
 from tspo.training.token_advantages import spread_over_tokens
+from tspo.training.whole_policy import WholePolicy, is_spread
 from tspo.trajectory import Trajectory, trajectory_to_json, write_json_line
 
 Progress = Callable[[int, int], None]
@@ -77,6 +78,7 @@ class TSPOTrainer(GRPOTrainer):
         credit: CreditConfig,
         concurrency: int = 32,
         make_sampler: MakeSampler | None = None,
+        sampling_dtype: torch.dtype | None = None,
         trajectory_dir: Path | None = None,
         on_episode: Progress | None = None,
         **kwargs: Any,
@@ -97,6 +99,7 @@ class TSPOTrainer(GRPOTrainer):
         self.trajectory_dir = trajectory_dir
         self.on_episode = on_episode
         self._sampler: Sampler | None = None
+        self._whole = WholePolicy(self.model, sampling_dtype) if is_spread(self.accelerator) else None
         self._indices: list[int] = []
         self._searches = SearchLog()
         self._scored = torch.zeros(0)
@@ -185,6 +188,9 @@ class TSPOTrainer(GRPOTrainer):
 
     def _run_episodes(self, requests: list[Request]) -> list[Trajectory]:
         model = self.accelerator.unwrap_model(self.model)
+        if self._whole is not None:
+            self._whole.take_over(self.model_wrapped)
+            model = self._whole.model
         if self._sampler is None:
             self._sampler = self._make_sampler(model, min(self.concurrency, len(requests)), self.temperature)
         self._sampler.refresh()
