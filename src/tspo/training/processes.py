@@ -14,6 +14,7 @@ from typing import TypeVar
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
@@ -87,14 +88,14 @@ class _Failures:
         self._store = self._connect()
         threading.Thread(target=self._look, args=(self._connect(),), daemon=True).start()
 
-    def _connect(self) -> distributed.TCPStore:
+    def _connect(self) -> TCPStore:
         """A connection of its own: one that waits holds up who shares it."""
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return distributed.TCPStore(
+        return TCPStore(
             address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
         )
 
-    def _look(self, store: distributed.TCPStore) -> None:
+    def _look(self, store: TCPStore) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
             try:
                 failed = store.check([self._key])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -65,6 +66,7 @@ class TSPOTrainer(GRPOTrainer):
     Loss, clipping and KL are TRL's (`loss_type="dapo"`: the mean over all sampled tokens of the step).
     """
 
+    accelerator: Accelerator | AloneAccelerator
     _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
