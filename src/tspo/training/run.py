@@ -241,6 +241,8 @@ class _Run:
         set_seed(config.seed)
         model = load_model(start)
         check_disk(model, config)
+        if config.training.lora is not None:
+            model = model.to(getattr(torch, config.training.lora.base_dtype))
         log = MetricsLog(self.output / "metrics.jsonl")
         with bars(self.console) as progress, ExitStack() as samplers:
 
@@ -368,7 +370,8 @@ def grpo_config(config: RunConfig, processes: int = 1) -> GRPOConfig:
         "max_grad_norm": training.max_grad_norm,
         "bf16": training.dtype == "bfloat16",
         "use_cpu": device_of(config).type == "cpu",
-        "activation_checkpointing": False,
+        # A GPU's memory is short, a CPU's time is.
+        "activation_checkpointing": device_of(config).type != "cpu",
         "seed": config.seed,
         "data_seed": config.seed,
         "logging_steps": 1,
