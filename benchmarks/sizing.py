@@ -1,11 +1,12 @@
 """What a run of a recipe takes on GPUs: tokens of a step, memory, hours. Computed, not measured: no GPU is needed.
 
-python benchmarks/sizing.py [CONFIG.yaml ..] [--gpus N] [--nodes N] [--gpu h100] [--turns N] [--turn-tokens N]
+python benchmarks/sizing.py [CONFIG.yaml ..] [--gpus N] [--gpu h100] [--turns N] [--turn-tokens N]
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,13 @@ GB = 1e9
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("qwen2.5-*.yaml"))
 
 HEADER = """\
-Tokens are of one optimizer step; memory is of one GPU, in GB of 1e9 bytes; times are an estimate from the GPU's data
-sheet, at the utilisation given. 'usual': {turns} turns of {turn_tokens} tokens, feedback as long as it may be. 'limit': every
-episode as long as it may be. Training spreads what FSDP spreads over all GPUs; adapters are trained on each GPU whole.
+Millions of tokens of one optimizer step: 'usual' with {turns} turns of {turn_tokens} tokens and feedback of full
+length, 'limit' with every episode as long as it may be. Memory is of one GPU, in GB of 1e9 bytes: FSDP spreads states
+over all GPUs, adapters are trained on each GPU whole. Seconds of a step and hours of the run are an estimate from the
+GPU's data sheet, without searches, at the shares of it that are in this script.
 """
+
+COLUMNS = ("GPUs", "usual", "limit", "states", "passes", "sampler", "its cache", "GB", "rollout s", "update s", "hours")
 
 # config.json of the models on the hub; base and instruct have the same.
 SHAPES = {
@@ -194,30 +198,55 @@ def step_seconds(config: RunConfig, load: Load, gpus: int, gpu: Gpu) -> tuple[fl
     return rollout, here * load.episode * update / (gpu.operations * gpu.trains_at)
 
 
+def print_rows(first: str, rows: Iterable[tuple[str, RunConfig, int, str, Load]]) -> None:
+    """A table: a row a (name, recipe, GPUs, kind of GPU, load)."""
+    print(f"{first:<30}" + "".join(f"{name:>10}" for name in COLUMNS))
+    for name, config, gpus, gpu, usual in rows:
+        memory = memory_of(config, usual, gpus)
+        rollout, update = step_seconds(config, usual, gpus, GPUS[gpu])
+        hours = config.training.steps * (rollout + update) / 3600
+        parts = (memory.states, memory.passes, memory.sampler_weights, memory.sampler_cache, memory.total)
+        cells = [f"{gpus} {gpu}", f"{usual.step / 1e6:.2f}", f"{limit_load(config).step / 1e6:.2f}"]
+        cells += [f"{part / GB:.1f}" for part in parts] + [f"{value:.0f}" for value in (rollout, update, hours)]
+        print(f"{name:<30}" + "".join(f"{cell:>10}" for cell in cells))
+    print()
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="*", type=Path, default=RECIPES)
-    parser.add_argument("--gpus", type=int, help="of one node (default: 8, and 1 for adapters)")
-    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("configs", nargs="*", type=Path, default=RECIPES, help="default: configs/qwen2.5-*.yaml")
+    parser.add_argument("--gpus", type=int, help="default: 8, and 1 for adapters")
     parser.add_argument("--gpu", choices=GPUS, help="default: h100, and 4090 where the recipe is for 24 GB")
     parser.add_argument("--turns", type=int, default=3, help="of a usual episode (default: 3)")
     parser.add_argument("--turn-tokens", type=int, default=120, help="sampled in a usual turn (default: 120)")
     args = parser.parse_args()
     print(HEADER.format(turns=args.turns, turn_tokens=args.turn_tokens))
-    names = "GPUs, usual tokens, limit, states, passes, sampler, its cache, GB, rollout s, update s, hours"
-    print(f"{'recipe':<34}" + "".join(f"{name:>13}" for name in names.split(", ")))
-    for path in args.configs:
-        config = load_config(path)
-        gpus = args.nodes * (args.gpus or (8 if config.training.lora is None else 1))
-        name = args.gpu or ("4090" if "24gb" in path.stem else "h100")
-        usual = usual_load(config, args.turns, args.turn_tokens)
-        memory = memory_of(config, usual, gpus)
-        rollout, update = step_seconds(config, usual, gpus, GPUS[name])
-        hours = config.training.steps * (rollout + update) / 3600
-        gigabytes = (memory.states, memory.passes, memory.sampler_weights, memory.sampler_cache, memory.total)
-        cells = [f"{gpus} {name}", f"{usual.step:,}", f"{limit_load(config).step:,}", *(f"{n / GB:.1f}" for n in gigabytes)]
-        print(f"{path.stem:<34}" + "".join(f"{cell:>13}" for cell in [*cells, f"{rollout:.0f}", f"{update:.0f}", f"{hours:.0f}"]))
+    recipes = {path.stem: load_config(path) for path in args.configs}
+
+    def place(name: str) -> tuple[int, str]:
+        gpus = args.gpus or (8 if recipes[name].training.lora is None else 1)
+        return gpus, args.gpu or ("4090" if "24gb" in name else "h100")
+
+    def load(config: RunConfig) -> Load:
+        return usual_load(config, args.turns, args.turn_tokens)
+
+    print_rows("recipe", ((name, config, *place(name), load(config)) for name, config in recipes.items()))
+    name, config = list(recipes.items())[-1]
+    gpus, gpu = place(name)
+    turns = range(1, config.rollout.max_turns + 1)
+    print_rows(
+        f"{name} by turns", ((str(n), config, gpus, gpu, usual_load(config, n, args.turn_tokens)) for n in turns)
+    )
+    contexts = []
+    for factor in (1, 2, 4):
+        rollout = config.rollout
+        longer = {"max_feedback_tokens": factor * rollout.max_feedback_tokens}
+        longer |= {"max_total_tokens": factor * rollout.max_total_tokens}
+        longer_config = config.model_copy(update={"rollout": rollout.model_copy(update=longer)})
+        contexts.append((f"{factor} x feedback and context", longer_config, gpus, gpu, load(longer_config)))
+    print_rows(f"{name} by context", contexts)
+    print_rows(f"{name} by nodes", ((str(n), config, n * gpus, gpu, load(config)) for n in (1, 2, 4, 8)))
 
 
 if __name__ == "__main__":

@@ -91,9 +91,7 @@ class _Failures:
     def _connect(self) -> TCPStore:
         """A connection of its own: one that waits holds up who shares it."""
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return TCPStore(
-            address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
-        )
+        return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
 
     def _look(self, store: TCPStore) -> None:
         while not self._ended.wait(_LOOK_SECONDS):

@@ -345,6 +345,11 @@ def check_split(config: RunConfig, processes: int) -> None:
             f"training.micro_batch: {training.micro_batch} x {processes} processes does not divide groups_per_step x "
             f"group_size = {trajectories}"
         )
+    if processes > 1 and config.rollout.vllm.get("tensor_parallel_size", 1) > 1:
+        raise BadInput(
+            f"rollout.vllm.tensor_parallel_size: each of the {processes} processes has an engine on its own GPU; "
+            "leave it out"
+        )
     if warmup.epochs and warmup.batch_size % processes:
         raise BadInput(f"warmup.batch_size: {warmup.batch_size} cannot be split over {processes} processes")
 
