@@ -157,7 +157,6 @@ def test_the_slurm_script_runs_and_goes_on(tmp_path: Path) -> None:
     for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho localhost\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(stat.S_IRWXU)
-    (tmp_path / "python").symlink_to(sys.executable)
     (tmp_path / "run.yaml").write_text(
         "model: tspo:starter\ndevice: cpu\noutput_dir: run\ndata:\n  world: {passages: 300, train_questions: 20,"
         " test_questions: 2}\nrollout: {max_turn_tokens: 64, max_feedback_tokens: 96, max_total_tokens: 512, top_k: 1,"
@@ -165,7 +164,7 @@ def test_the_slurm_script_runs_and_goes_on(tmp_path: Path) -> None:
         " dtype: float32, save_every: 1}\nevaluation: {before: false}\n"
     )
     environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TSPO_CACHE": str(tmp_path / "cache"),
         "OMP_NUM_THREADS": "1",
         "SLURM_JOB_NODELIST": "localhost",

@@ -23,6 +23,9 @@ from tspo.training.signals import Stopped
 
 _T = TypeVar("_T")
 
+_PATIENCE = timedelta(hours=6)
+"""How long processes wait for each other: one may index a large corpus. That one is gone is noticed otherwise."""
+
 _LOOK_SECONDS = 0.3
 _LEAVE_SECONDS = 5.0
 """How long the process that failed waits for the others to be gone, so that its message is the last one."""
@@ -34,7 +37,7 @@ def join_processes(config: RunConfig) -> PartialState:
     Raises BadInput where a launcher was asked for several processes and started one.
     """
     alone = "WORLD_SIZE" not in os.environ and "MASTER_PORT" in os.environ and "ACCELERATE_USE_CPU" in os.environ
-    state = PartialState(cpu=device_of(config).type == "cpu")
+    state = PartialState(cpu=device_of(config).type == "cpu", timeout=_PATIENCE)
     if alone and state.num_processes == 1:
         raise BadInput(
             "accelerate launch --cpu starts one process, whatever --num_processes says, unless it has MPI; say "
