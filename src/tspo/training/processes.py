@@ -89,7 +89,8 @@ class _Failures:
         self._key = "/".join(["tspo", *attempt, "failed"])
         self._ended = threading.Event()
         self._store = self._connect()
-        threading.Thread(target=self._look, args=(self._connect(),), daemon=True).start()
+        self._looking = threading.Thread(target=self._look, args=(self._connect(),), daemon=True)
+        self._looking.start()
 
     def _connect(self) -> TCPStore:
         """A connection of its own: one that waits holds up who shares it."""
@@ -124,6 +125,7 @@ class _Failures:
     def leave(self) -> None:
         """Look no further: what the others do is no concern of this process any more."""
         self._ended.set()
+        self._looking.join()  # a thread that is in the store while the interpreter ends would abort the process
 
 
 def _say(error: BaseException) -> int:
