@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BadInput as error:
-        print(f"tspo: error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes that read the same, one says so
+            print(f"tspo: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -177,6 +177,9 @@ class LoraSection(_Section):
     alpha: int = Field(default=32, ge=1, description="scale is alpha / r")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of the adapters' input")
     target_modules: str | list[str] = Field(default="all-linear", description="modules that get an adapter")
+    base_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="precision of the frozen weights; bfloat16 takes half the memory"
+    )
 
 
 class TrainingSection(_Section):

@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from tspo.training.row_parts import RowParts, gradient_norm, order_step, row_passes, take_rows  # noqa: E402
+from tspo.training.row_parts import RowParts, order_step, row_passes, take_rows  # noqa: E402
 
 # one row: (name, of an all-wrong group, advantage, completion tokens); the last token of each is feedback
 ROWS = [
@@ -73,14 +73,12 @@ def test_with_kl_no_row_is_silent():
     assert [shape(batch["parts"]) for batch in step] == [(3, 0, 0, True), (0, 3, 0, False)]
 
 
-def test_weights_are_shares_of_the_policy_tokens():
-    step = order_step(batches(3), beta=0.0)
-    policy_tokens = [2 + 5, 1 + 3, 1 + 2]
-    assert [batch["parts"].weight for batch in step] == pytest.approx([3 * n / 14 for n in policy_tokens])
+def test_the_last_micro_batch_ends_the_step():
+    assert [batch["parts"].ends_step for batch in order_step(batches(3), beta=0.0)] == [False, False, True]
 
 
 def test_passes_keep_the_parts_apart_and_say_where_all_wrong_groups_end():
-    parts = RowParts(all_wrong=3, others=2, silent=2, reads_norm=True, weight=1.0)
+    parts = RowParts(all_wrong=3, others=2, silent=2, reads_norm=True, ends_step=True)
     lengths = torch.tensor([10, 20, 50, 30, 10, 5, 5])
     passes = row_passes(parts, lengths, 60)
     assert [one.rows.tolist() for one in passes] == [[0, 1], [2], [4, 3], [5, 6]]
@@ -89,7 +87,7 @@ def test_passes_keep_the_parts_apart_and_say_where_all_wrong_groups_end():
 
 
 def test_without_all_wrong_groups_no_pass_ends_them():
-    passes = row_passes(RowParts(0, 2, 0, True, 1.0), torch.tensor([4, 4]), 8)
+    passes = row_passes(RowParts(0, 2, 0, True, True), torch.tensor([4, 4]), 8)
     assert [(one.rows.tolist(), one.ends_all_wrong) for one in passes] == [([0, 1], False)]
 
 
@@ -98,10 +96,3 @@ def test_rows_are_taken_from_what_has_rows():
     taken = take_rows(batch, torch.tensor([2, 0]))
     assert taken["ids"].tolist() == [[4, 5], [0, 1]]
     assert (taken["total"].item(), taken["parts"]) == (7, "as they are")
-
-
-def test_the_norm_is_over_what_has_a_gradient():
-    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    assert gradient_norm(parameters) == 0.0
-    parameters[0].grad, parameters[2].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
-    assert gradient_norm(parameters) == 5.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,27 @@ from tspo.progress import bar
 from tspo.rollout.episode import AgentLoop, Request
 from tspo.trajectory import StopReason, Trajectory, read_records, trajectory_to_json, write_json_line
 
-_PART = ".episodes.part"
+_PARTS = ".episodes*.part"
 _AT_ONCE = 4096
 """Episodes that are asked for together: what is in memory does not grow with the suite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part that this process has in an evaluation: every `of`-th episode from its `index` on."""
+
+    index: int = 0
+    of: int = 1
+    wait: Callable[[], None] = lambda: None
+    """Returns when all processes came as far."""
+
+    @property
+    def part(self) -> str:
+        """The name of the file that this process adds its episodes to."""
+        return _PARTS.replace("*", f"-{self.index}" if self.index else "")
+
+
+_ALL = Share()
 
 
 def evaluate_questions(
@@ -33,22 +53,25 @@ def evaluate_questions(
     console: Console,
     label: str,
     detail: Callable[[Trajectory], None] | None = None,
+    share: Share = _ALL,
 ) -> Summary:
     """`samples` trajectories a question, written to `folder` in the questions' order, and their summary, last.
 
     Each episode is appended to a file as it ends, once `detail` has added to it what it likes. Those that an earlier
-    call left there are not run again, unless the retriever had cut them off.
+    call left there are not run again, unless the retriever had cut them off. Of several processes each runs its
+    `share`, and the first puts them together.
     """
     requests = episode_requests(questions, samples, seed)
-    part = folder / _PART
-    kept = _kept_episodes(part)
-    left = [request for request in requests if request.trajectory_id not in kept]
+    kept = _kept_episodes(folder)
+    share.wait()  # from here on the files grow
+    left = [request for request in requests[share.index :: share.of] if request.trajectory_id not in kept]
     if kept:
-        console.print(
-            f"{label}: {len(requests) - len(left):,} of {len(requests):,} episodes are there", highlight=False
-        )
-    with bar(label, len(requests), console) as advance, part.open("a", encoding="utf-8", newline="\n") as stream:
-        ended = len(requests) - len(left)
+        console.print(f"{label}: {len(kept):,} of {len(requests):,} episodes are there", highlight=False)
+    with (
+        bar(label, len(left), console) as advance,
+        (folder / share.part).open("a", encoding="utf-8", newline="\n") as stream,
+    ):
+        ended = 0
 
         def on_done(trajectory: Trajectory) -> None:
             nonlocal ended
@@ -61,17 +84,30 @@ def evaluate_questions(
 
         for start in range(0, len(left), _AT_ONCE):
             loop.rollout(left[start : start + _AT_ONCE], on_done)
-    places = _kept_episodes(part, cut_off=True)
-    with part.open("rb") as episodes, atomic_write(folder / TRAJECTORIES) as out:
+    share.wait()
+    if share.index == 0:
+        _put_together(requests, folder)
+    share.wait()
+    summary = read_evaluation(folder)
+    assert summary is not None
+    return summary
+
+
+def _put_together(requests: Sequence[Request], folder: Path) -> None:
+    """The files of episodes as one, in the requests' order, and its summary."""
+    places = _kept_episodes(folder, cut_off=True)
+    with ExitStack() as opened, atomic_write(folder / TRAJECTORIES) as out:
+        parts = {path: opened.enter_context(path.open("rb")) for path in folder.glob(_PARTS)}
         for request in requests:
-            episodes.seek(places[request.trajectory_id])
-            out.write(episodes.readline().decode("utf-8"))
+            path, place = places[request.trajectory_id]
+            parts[path].seek(place)
+            out.write(parts[path].readline().decode("utf-8"))
     with (folder / TRAJECTORIES).open("rb") as read:
         summary = summarize(trajectory for _, trajectory in read_records(read, str(folder / TRAJECTORIES)))
     with atomic_write(folder / SUMMARY) as out:
         json.dump(summary_to_json(summary), out, indent=1)
-    part.unlink()
-    return summary
+    for path in parts:
+        path.unlink()
 
 
 def episode_requests(questions: Sequence[Question], samples: int, seed: int) -> list[Request]:
@@ -94,26 +130,27 @@ def read_evaluation(folder: Path) -> Summary | None:
 
 def forget_evaluation(folder: Path) -> None:
     """Delete what an evaluation wrote: its summary first, which says that it is whole."""
-    for name in (SUMMARY, TRAJECTORIES, _PART):
-        (folder / name).unlink(missing_ok=True)
+    for path in (folder / SUMMARY, folder / TRAJECTORIES, *folder.glob(_PARTS)):
+        path.unlink(missing_ok=True)
 
 
-def _kept_episodes(path: Path, cut_off: bool = False) -> dict[str, int]:
-    """Where each episode's line begins, by trajectory id; what a kill left half-written is cut from the file.
+def _kept_episodes(folder: Path, cut_off: bool = False) -> dict[str, tuple[Path, int]]:
+    """In which file and where each episode's line begins; what a kill left half-written is cut from the files.
 
-    Episodes that the retriever cut off count with `cut_off` only; of several lines the last one counts.
+    Episodes that the retriever cut off count with `cut_off` only; of several lines one that it did not cut off, else
+    the last one.
     """
-    places: dict[str, int] = {}
-    if not path.exists():
-        return places
-    whole = 0
-    with path.open("rb+") as stream:
-        for place, line in _whole_lines(stream):
-            whole = stream.tell()
-            if cut_off or line.get("stop_reason") != StopReason.RETRIEVER_ERROR:
-                places[str(line["trajectory_id"])] = place
-        stream.truncate(whole)
-    return places
+    places: dict[str, tuple[Path, int]] = {}
+    cut: dict[str, tuple[Path, int]] = {}
+    for path in sorted(folder.glob(_PARTS)):
+        whole = 0
+        with path.open("rb+") as stream:
+            for place, line in _whole_lines(stream):
+                whole = stream.tell()
+                found = cut if line.get("stop_reason") == StopReason.RETRIEVER_ERROR else places
+                found[str(line["trajectory_id"])] = path, place
+            stream.truncate(whole)
+    return cut | places if cut_off else places
 
 
 def _whole_lines(stream: Any) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -19,7 +20,7 @@ def save_policy(model: PreTrainedModel, folder: Path) -> None:
     """
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
     if not adapted:
-        model.save_pretrained(folder)
+        _save_here(model, folder)
         return
     base = model.get_base_model()
     weights = {}
@@ -31,7 +32,16 @@ def save_policy(model: PreTrainedModel, folder: Path) -> None:
                 weight = weight + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
             if ".lora_" not in name:
                 weights[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = weight
-    base.save_pretrained(folder, state_dict=weights)
+    _save_here(base, folder, state_dict=weights)
+
+
+def _save_here(model: PreTrainedModel, folder: Path, **options: Any) -> None:
+    """Save from any process: transformers writes from a run's first one only, but each has an engine of its own."""
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
+    try:
+        model.save_pretrained(folder, **options)
+    finally:
+        del model.should_save_on_this_rank
 
 
 def temporary_folder(model: PreTrainedModel) -> Path:

@@ -12,8 +12,8 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from tspo.rollout.policy_folder import save_policy, temporary_folder
 from tspo.rollout.sampler import Sampled
 from tspo.rollout.turns import turn_end
 from tspo.rollout.whole_context import Context, WholeContextSampler, flat
+
+_LAUNCH = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+"""What torch's launcher tells each process of its place."""
 
 _SEEN = "what it says is above, more with VLLM_LOGGING_LEVEL=INFO"
 
@@ -179,9 +182,36 @@ async def _start(settings: dict[str, Any]) -> Any:
     resource_tracker.ensure_running()  # it would unblock when it starts
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**given | settings))
+        with _one_of_several():
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**given | settings))
     except Exception as error:
         raise BadInput(f"vllm: the engine did not start ({_reason(error)}); {_SEEN}") from error
+
+
+@contextmanager
+def _one_of_several() -> Iterator[None]:
+    """Where a launcher started several processes, an engine of this one alone, on this one's GPU.
+
+    What the launcher told this process would make the engine's processes take themselves for some of the run's.
+    """
+    told = {name: os.environ[name] for name in os.environ if name in _LAUNCH or name.startswith("TORCHELASTIC_")}
+    if int(told.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    for name in told:
+        del os.environ[name]
+    if torch.cuda.is_available():
+        all_visible = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        os.environ["CUDA_VISIBLE_DEVICES"] = all_visible[int(told["LOCAL_RANK"])]
+    try:
+        yield
+    finally:
+        os.environ.update(told)
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        else:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 def _on_cpu(settings: dict[str, Any]) -> dict[str, Any]:

@@ -67,8 +67,10 @@ def make_sampler(
             dtype=dtype or (torch.float32 if isinstance(policy, str) else policy.dtype),
             engine=config.rollout.vllm,
         )
-    model = load_model(policy).to(device_of(config)).eval() if isinstance(policy, str) else policy
-    return TransformersSampler(model, codec, rows=rows, capacity=capacity, temperature=temperature, dtype=dtype)
+    model = load_model(policy).eval() if isinstance(policy, str) else policy
+    return TransformersSampler(
+        model.to(device_of(config)), codec, rows=rows, capacity=capacity, temperature=temperature, dtype=dtype
+    )
 
 
 def codec_of(config: RunConfig) -> Codec:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 
 from tspo.config import RunConfig
@@ -16,12 +17,13 @@ from tspo.datasets.questions import Question
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
 from tspo.evaluation.places import SUMMARY
-from tspo.evaluation.runner import evaluate_questions, forget_evaluation, read_evaluation
+from tspo.evaluation.runner import Share, evaluate_questions, forget_evaluation, read_evaluation
 from tspo.files import atomic_write
 from tspo.retrieval.places import identity_of, is_remote
 from tspo.rollout.models import resolve_model
 from tspo.training.agent import agent_loop
 from tspo.training.materials import Materials
+from tspo.training.processes import of_main
 from tspo.training.run_folder import changed_settings
 from tspo.training.token_details import add_token_ends
 
@@ -38,15 +40,17 @@ def evaluate_model(
     folder: Path,
     console: Console,
     label: str,
+    state: PartialState,
     *,
     again: bool,
 ) -> Summary:
     """Evaluate `model` on the test questions into `folder`, or go on with what is there; the summary.
 
-    With `again`, an evaluation with other settings is replaced; without it that raises BadInput.
+    With `again`, an evaluation with other settings is replaced; without it that raises BadInput. Each process runs
+    its share of the episodes.
     """
     settings = evaluation_settings(model, config, materials)
-    done = _open_folder(folder, settings, again)
+    done = of_main(_open_folder(folder, settings, again) if state.is_main_process else None)
     if done is not None:
         return done
     add_ends = partial(add_token_ends, tokenizer=materials.codec.tokenizer)
@@ -62,6 +66,7 @@ def evaluate_model(
             console=console,
             label=label,
             detail=add_ends if config.training.token_details else None,
+            share=Share(state.process_index, state.num_processes, state.wait_for_everyone),
         )
 
 

@@ -6,12 +6,10 @@ them has had its backward pass the accumulated gradient is theirs alone and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 from trl.trainer.utils import split_tensor_dict
 
 from tspo.training.policy_tokens import forward_passes
@@ -29,8 +27,8 @@ class RowParts:
     """Rows without any gradient, which need no backward pass."""
     reads_norm: bool
     """Whether the last row of the step that is of an all-wrong group is here, or would be if there were one."""
-    weight: float
-    """The share of the step's policy tokens that are here, times the number of its micro-batches."""
+    ends_step: bool
+    """Whether this is the last micro-batch of its step."""
 
 
 def order_step(micro_batches: list[dict[str, Any]], beta: float) -> list[dict[str, Any]]:
@@ -49,15 +47,13 @@ def order_step(micro_batches: list[dict[str, Any]], beta: float) -> list[dict[st
 
     ordered = {name: value[order] if _has_rows(value) else value for name, value in step.items()}
     count, size = len(micro_batches), len(order) // len(micro_batches)
-    tokens = scored.sum(1)[order].view(count, size).sum(1)
-    weights = (tokens * count / tokens.sum().clamp(min=1)).tolist()
     num_all_wrong, num_silent = kind.count(0), kind.count(2)
     reads_norm = max(num_all_wrong - 1, 0) // size
     batches = split_tensor_dict(ordered, count)
     for i, batch in enumerate(batches):
         all_wrong = num_all_wrong - i * size if i == reads_norm else 0
         quiet = min(max((i + 1) * size - (len(order) - num_silent), 0), size)
-        parts = RowParts(all_wrong, size - all_wrong - quiet, quiet, i == reads_norm, weights[i])
+        parts = RowParts(all_wrong, size - all_wrong - quiet, quiet, i == reads_norm, i == count - 1)
         # A backward pass must reach the parameters, or the optimizer would leave them out of its step.
         batch["parts"] = replace(parts, others=1, silent=size - 1) if quiet == size else parts
     return batches
@@ -102,9 +98,3 @@ def row_passes(parts: RowParts, lengths: torch.Tensor, max_tokens: int) -> list[
         if first == parts.all_wrong and passes:
             passes[-1] = replace(passes[-1], ends_all_wrong=True)
     return passes
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
-    """The L2 norm of what has been accumulated in `.grad`, over all parameters as one vector."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients).item()

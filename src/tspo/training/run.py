@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from rich.console import Console
@@ -32,16 +33,19 @@ from tspo.training.agent import (
     device_of,
     make_sampler,
     quiet_libraries,
+    sampling_dtype,
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.evaluate import evaluate_model
 from tspo.training.materials import Materials, read_materials
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
+from tspo.training.processes import any_signal, failing_together, join_processes, of_main
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
 from tspo.training.signals import StopRequest, stop_on_signals
 from tspo.training.step_display import StepDisplay
 from tspo.training.trainer import TSPOTrainer
 from tspo.training.warmup import demonstrations, warm_up
+from tspo.training.whole_policy import is_spread
 
 _WARMUP_SETTINGS = "warmup.json"
 
@@ -52,8 +56,7 @@ def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[s
     Raises BadInput for unusable input and Stopped when a signal ended the run early.
     """
     with _opened(config, console) as run:
-        grpo_config(config)  # TRL checks the settings that are its own
-        prepare_output(config, resume)
+        run.prepare(resume)
         return run.run()
 
 
@@ -68,46 +71,64 @@ def run_warmup(config: RunConfig, *, console: Console) -> Path:
 def run_steps(config: RunConfig, *, console: Console) -> Path:
     """Only the training of a run, from the model as it is: the folder of the trained model."""
     with _opened(config, console) as run:
-        grpo_config(config)
-        prepare_output(config, resume=False)
+        run.prepare(resume=False)
         return run.trained(config.model)
 
 
 def run_evaluation(config: RunConfig, folder: Path, *, again: bool, console: Console) -> Summary:
     """Evaluate `config.model` on the test questions and write the result to `folder`; see `evaluate_model`."""
-    with explain_full_disk(folder), quiet_libraries():
-        materials = read_materials(config, training=False)
+    state = join_processes(config)
+    with failing_together(state), explain_full_disk(folder), quiet_libraries():
+        with state.local_main_process_first():
+            materials = read_materials(config, training=False)
         if not materials.test:
             raise BadInput("data.test: no questions to evaluate on; name a file of them")
-        with only_run_in(folder):
-            return evaluate_model(config.model, config, materials, folder, console, "evaluate", again=again)
+        screen = console if state.is_main_process else Console(quiet=True)
+        with only_run_in(folder) if state.is_main_process else nullcontext():
+            return evaluate_model(config.model, config, materials, folder, screen, "evaluate", state, again=again)
 
 
 @contextmanager
 def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
-    """A run with its input read and checked, and its folder locked."""
+    """A run with its input read and checked, and its folder locked by the main process."""
     check_trainable(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("tspo train is for one process; with accelerate launch, use tspo.training.trainer.TSPOTrainer")
-    with explain_full_disk(config.output_dir), quiet_libraries():
-        materials = read_materials(config)
+    state = join_processes(config)
+    with failing_together(state), explain_full_disk(config.output_dir), quiet_libraries():
+        check_split(config, state.num_processes)
+        screen = console if state.is_main_process else Console(quiet=True)
+        # What is made once, a world or an index, is then there for the others.
+        with state.local_main_process_first():
+            materials = read_materials(config)
         with (
-            only_run_in(config.output_dir),
-            stop_on_signals(lambda: console.print("Stopping after this step; once more to stop at once.")) as stop,
+            only_run_in(config.output_dir) if state.is_main_process else nullcontext(),
+            stop_on_signals(
+                lambda: screen.print("Stopping after this step; once more to stop at once."),
+                any_signal if state.num_processes > 1 else None,
+            ) as stop,
         ):
-            yield _Run(config, materials, console, stop)
+            yield _Run(config, materials, screen, stop, state)
 
 
 class _Run:
     """The stages of one run; each leaves a result in the output folder and is not done twice."""
 
-    def __init__(self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest) -> None:
+    def __init__(
+        self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest, state: PartialState
+    ) -> None:
         self.config = config
         self.materials = materials
         self.console = console
         self.stop = stop
+        self.state = state
         self.output = config.output_dir
         self.summaries: dict[str, Summary] = {}
+
+    def prepare(self, resume: bool) -> None:
+        """Check what can be checked before anything is written, and write the run's settings."""
+        grpo_config(self.config, self.state.num_processes)  # TRL checks the settings that are its own
+        if self.state.is_main_process:
+            prepare_output(self.config, resume)
+        self.state.wait_for_everyone()
 
     def run(self) -> dict[str, Summary]:
         config = self.config
@@ -124,14 +145,15 @@ class _Run:
         self._say("model", final)
         self._say("metrics", self.output / "metrics.jsonl")
         self._say("trajectories", self.output / "trajectories")
-        self._say("report", write_report(self.output))
+        if self.state.is_main_process:
+            self._say("report", write_report(self.output))
         return self.summaries
 
     def warmed_up(self) -> Path:
         config, materials = self.config, self.materials
         folder = self.output / "warmup"
         settings = _warmup_settings(config)
-        if is_whole(folder):
+        if of_main(is_whole(folder)):
             made_with = json.loads((folder / _WARMUP_SETTINGS).read_text(encoding="utf-8"))
             if changed := changed_settings(made_with, settings, MAY_CHANGE):
                 raise BadInput(
@@ -153,27 +175,27 @@ class _Run:
                 if step % max(steps // 10, 1) == 0:
                     self.console.print(f"warm-up {step}/{steps}  loss {loss:.3f}", highlight=False)
 
-            loss = warm_up(model, materials.codec, shown, config, folder, on_step)
+            loss = warm_up(model, materials.codec, shown, config, folder, on_step, self.state.num_processes)
         self.console.print(f"Warm-up: mean loss {loss:.4f}", highlight=False)
-        folder.mkdir(exist_ok=True)
-        with atomic_write(folder / _WARMUP_SETTINGS) as stream:
-            json.dump(settings, stream, indent=1)
-        _save_model(model, materials.codec, folder)
+        if self.state.is_main_process:
+            folder.mkdir(exist_ok=True)
+            with atomic_write(folder / _WARMUP_SETTINGS) as stream:
+                json.dump(settings, stream, indent=1)
+            _save_model(model, materials.codec, folder)
+        self.state.wait_for_everyone()
         return folder
 
     def trained(self, start: str) -> Path:
         folder = self.output / "model"
-        if is_whole(folder):
+        if of_main(is_whole(folder)):
             return folder
         config, materials = self.config, self.materials
-        checkpoint = last_whole_checkpoint(self.output)
-        for path in checkpoints_in(self.output):
-            if not is_whole(path):
-                shutil.rmtree(path)
-        truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
+        checkpoint = of_main(self._last_checkpoint() if self.state.is_main_process else None)
         set_seed(config.seed)
         model = load_model(start)
         check_disk(model, config)
+        if config.training.lora is not None:
+            model = model.to(getattr(torch, config.training.lora.base_dtype))
         log = MetricsLog(self.output / "metrics.jsonl")
         with bars(self.console) as progress, ExitStack() as samplers:
 
@@ -194,10 +216,11 @@ class _Run:
                 credit=config.credit.to_config(),
                 concurrency=config.rollout.concurrency,
                 make_sampler=sampler,
+                sampling_dtype=sampling_dtype(config),
                 trajectory_dir=self.output / "trajectories",
                 token_details=config.training.token_details,
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
-                args=grpo_config(config),
+                args=grpo_config(config, self.state.num_processes),
                 train_dataset=Dataset.from_dict(
                     {"prompt": [q.question for q in materials.train], "index": range(len(materials.train))}
                 ),
@@ -208,33 +231,66 @@ class _Run:
             trainer.remove_callback(PrinterCallback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.stop.check()
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        _save_model(trained.merge_and_unload() if config.training.lora else trained, materials.codec, folder)
+        accelerator = trainer.accelerator
+        # Parameters that are spread over processes are gathered by all of them.
+        weights = accelerator.get_state_dict(trainer.model_wrapped) if is_spread(accelerator) else None
+        if self.state.is_main_process:
+            trained = accelerator.unwrap_model(trainer.model)
+            merged = trained.merge_and_unload() if config.training.lora else trained
+            _save_model(merged, materials.codec, folder, weights)
+        self.state.wait_for_everyone()
         return folder
+
+    def _last_checkpoint(self) -> Path | None:
+        """Where to go on from; what a stop left behind after it is removed."""
+        checkpoint = last_whole_checkpoint(self.output)
+        for path in checkpoints_in(self.output):
+            if not is_whole(path):
+                shutil.rmtree(path)
+        truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
+        return checkpoint
 
     def _evaluate(self, stage: str, model: str) -> None:
         self.stop.check()
         if not self.materials.test:
             return
         folder = self.output / "evaluation" / stage.replace(" ", "-")
-        done = read_evaluation(folder)
+        done = of_main(read_evaluation(folder) if self.state.is_main_process else None)
         self.summaries[stage] = done or evaluate_model(
-            model, self.config, self.materials, folder, self.console, f"evaluate {stage}", again=True
+            model, self.config, self.materials, folder, self.console, f"evaluate {stage}", self.state, again=True
         )
 
     def _say(self, what: str, where: Path) -> None:
         self.console.print(f"{what}: {where}", markup=False, highlight=False, soft_wrap=True)
 
 
-def grpo_config(config: RunConfig) -> GRPOConfig:
-    """TRL's settings for this run; `training.trl` goes over them."""
+def check_split(config: RunConfig, processes: int) -> None:
+    """Raise BadInput where a step, or a step of the warm-up, cannot be split evenly over the processes."""
+    training, warmup = config.training, config.warmup
+    trajectories = training.groups_per_step * training.group_size
+    if trajectories % (training.micro_batch * processes):
+        raise BadInput(
+            f"training.micro_batch: {training.micro_batch} x {processes} processes does not divide groups_per_step x "
+            f"group_size = {trajectories}"
+        )
+    if processes > 1 and config.rollout.vllm.get("tensor_parallel_size", 1) > 1:
+        raise BadInput(
+            f"rollout.vllm.tensor_parallel_size: each of the {processes} processes has an engine on its own GPU; "
+            "leave it out"
+        )
+    if warmup.epochs and warmup.batch_size % processes:
+        raise BadInput(f"warmup.batch_size: {warmup.batch_size} cannot be split over {processes} processes")
+
+
+def grpo_config(config: RunConfig, processes: int = 1) -> GRPOConfig:
+    """TRL's settings for this run on each of `processes`; `training.trl` goes over them."""
     training = config.training
     trajectories = training.groups_per_step * training.group_size
     settings: dict[str, Any] = {
         "output_dir": str(config.output_dir),
         "max_steps": training.steps,
         "per_device_train_batch_size": training.micro_batch,
-        "gradient_accumulation_steps": trajectories // training.micro_batch,
+        "gradient_accumulation_steps": trajectories // (training.micro_batch * processes),
         "num_generations": training.group_size,
         "temperature": config.rollout.temperature,
         "max_completion_length": config.rollout.max_total_tokens,
@@ -247,7 +303,8 @@ def grpo_config(config: RunConfig) -> GRPOConfig:
         "max_grad_norm": training.max_grad_norm,
         "bf16": training.dtype == "bfloat16",
         "use_cpu": device_of(config).type == "cpu",
-        "activation_checkpointing": False,
+        # A GPU's memory is short, a CPU's time is.
+        "activation_checkpointing": device_of(config).type != "cpu",
         "seed": config.seed,
         "data_seed": config.seed,
         "logging_steps": 1,
@@ -277,8 +334,10 @@ def _lora(config: RunConfig) -> LoraConfig | None:
     )
 
 
-def _save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
-    model.save_pretrained(folder)
+def _save_model(
+    model: PreTrainedModel, codec: Codec, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    model.save_pretrained(folder, state_dict=weights)
     codec.tokenizer.save_pretrained(folder)
     mark_whole(folder)
 

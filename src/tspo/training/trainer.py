@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel
@@ -25,11 +28,14 @@ from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
+from tspo.training.pass_metrics import GAP, AloneAccelerator, PassMetrics, metrics_of_pass, metrics_of_step
 from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, pass_tokens, score_tokens
-from tspo.training.row_parts import gradient_norm, order_step, row_passes, take_rows
+from tspo.training.row_parts import order_step, row_passes, take_rows
+from tspo.training.shared_gradients import average_gradients, gradient_norm
 from tspo.training.step_files import save_step, step_file
 from tspo.training.token_advantages import spread_over_tokens
 from tspo.training.token_details import LogRatios, add_token_ends
+from tspo.training.whole_policy import WholePolicy, is_spread
 from tspo.trajectory import Trajectory
 
 Progress = Callable[[int, int], None]
@@ -60,6 +66,7 @@ class TSPOTrainer(GRPOTrainer):
     Loss, clipping and KL are TRL's (`loss_type="dapo"`: the mean over all sampled tokens of the step).
     """
 
+    accelerator: Accelerator | AloneAccelerator
     _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
@@ -73,6 +80,7 @@ class TSPOTrainer(GRPOTrainer):
         credit: CreditConfig,
         concurrency: int = 32,
         make_sampler: MakeSampler | None = None,
+        sampling_dtype: torch.dtype | None = None,
         trajectory_dir: Path | None = None,
         token_details: bool = True,
         on_episode: Progress | None = None,
@@ -95,6 +103,7 @@ class TSPOTrainer(GRPOTrainer):
         self.token_details = token_details and trajectory_dir is not None
         self.on_episode = on_episode
         self._sampler: Sampler | None = None
+        self._whole = WholePolicy(self.model, sampling_dtype) if is_spread(self.accelerator) else None
         self._indices: list[int] = []
         self._searches = SearchLog()
         self._scored = torch.zeros(0)
@@ -103,6 +112,7 @@ class TSPOTrainer(GRPOTrainer):
         self._completions: list[Completion] = []
         self._credits: list[Credit] = []
         self._all_wrong: list[bool] = []
+        self._passes: list[PassMetrics] = []
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
         """TRL's sampler, but one that a resumed run can go on with in the middle of any epoch."""
@@ -150,20 +160,20 @@ class TSPOTrainer(GRPOTrainer):
                 )
             )
         trajectories = self._run_episodes(requests)
-        seconds = time.perf_counter() - started
         if self.token_details:
             for trajectory in trajectories:
                 add_token_ends(trajectory, self.codec.tokenizer)
 
         # A group may lie on several processes: credit is given where all of it is known.
         everyone: list[Trajectory] = gather_object(trajectories)
+        seconds = time.perf_counter() - started  # the slowest process decides
         credits = assign_credit(everyone, self.credit)
         if self.accelerator.is_main_process and self.trajectory_dir is not None:
             save_step(everyone, credits, step + 1, self.trajectory_dir)
         metrics = rollout_metrics(everyone, credits, self.credit, seconds)
         metrics |= search_metrics(gather_object([self._searches]))
         for name, value in metrics.items():
-            self._metrics["train"][PREFIX + name].append(value)
+            self._note(PREFIX + name, value)
 
         self._credits = credits[first : first + len(requests)]
         self._all_wrong = all_wrong(everyone, credits)[first : first + len(requests)]
@@ -190,6 +200,9 @@ class TSPOTrainer(GRPOTrainer):
 
     def _run_episodes(self, requests: list[Request]) -> list[Trajectory]:
         model = self.accelerator.unwrap_model(self.model)
+        if self._whole is not None:
+            self._whole.take_over(self.model_wrapped)
+            model = self._whole.model
         if self._sampler is None:
             self._sampler = self._make_sampler(model, min(self.concurrency, len(requests)), self.temperature)
         self._sampler.refresh()
@@ -225,7 +238,7 @@ class TSPOTrainer(GRPOTrainer):
     def _adds_up_over_rows(self) -> bool:
         """Whether a step's gradient is a sum over its rows, whatever their order, and is in `.grad` as it grows."""
         args, accelerator = self.args, self.accelerator
-        here = accelerator.distributed_type == DistributedType.NO and args.n_gpu <= 1
+        here = accelerator.distributed_type in _WHOLE_HERE and args.n_gpu <= 1
         plain = accelerator.scaler is None and not accelerator.has_lomo_optimizer
         by_row = self.loss_type != "bnpo" and self.top_entropy_quantile == 1.0
         only_loss = not (self.aux_loss_enabled or self._entropy_bonus_enabled)
@@ -241,31 +254,45 @@ class TSPOTrainer(GRPOTrainer):
         if "parts" not in inputs:
             return self._loss_of(model, _trim_padding(inputs))
         parts = inputs["parts"]
+        policy = self.accelerator.unwrap_model(model)  # the wrapper would exchange gradients at every pass
+        processes = self.accelerator.num_processes
         lengths = inputs["prompt_mask"].sum(1) + inputs["completion_mask"].sum(1)
         tokens = (inputs["completion_mask"] * inputs["tool_mask"]).sum(1)
-        metrics = self._metrics["train"]
-        seen = {name: len(values) for name, values in metrics.items()}
-        shares = []
         total = torch.zeros((), device=lengths.device)
-        norm = 0.0
+        if parts.reads_norm and not parts.all_wrong:
+            self._note(PREFIX + "grad_norm_all_wrong", gradient_norm(policy.parameters(), processes))
         for one in row_passes(parts, lengths, pass_tokens(lengths.device)):
             some = _trim_padding(take_rows(inputs, one.rows.to(lengths.device)))
-            with torch.set_grad_enabled(one.with_gradient):
-                loss = self._loss_of(model, some)
+            with torch.set_grad_enabled(one.with_gradient), self._logging_a_pass(int(tokens[one.rows].sum())):
+                loss = self._loss_of(policy, some)
                 if self.loss_type not in _TOKEN_SUMS:
                     loss = loss * (len(one.rows) / len(lengths))
             if one.with_gradient:
                 self.accelerator.backward(loss)
             total += loss.detach()
-            shares.append(float(tokens[one.rows].sum() / tokens.sum().clamp(min=1)))
             if one.ends_all_wrong and parts.reads_norm:
-                norm = gradient_norm(model.parameters())
-        for name, values in metrics.items():
-            if len(found := values[seen.get(name, 0) :]) == len(shares):
-                values[seen.get(name, 0) :] = [_of_passes(name, found, shares, parts.weight)]
-        if parts.reads_norm:
-            metrics[PREFIX + "grad_norm_all_wrong"].append(norm)
+                self._note(PREFIX + "grad_norm_all_wrong", gradient_norm(policy.parameters(), processes))
+        if parts.ends_step:
+            if processes > 1:
+                average_gradients(policy.parameters())
+            for name, value in metrics_of_step(gather_object(self._passes)).items():
+                self._note(name, value)
+            self._passes = []
         return total.requires_grad_()
+
+    @contextmanager
+    def _logging_a_pass(self, tokens: int) -> Iterator[None]:
+        """What the block logs is kept for the step's end, over `tokens` policy tokens of this process."""
+        accelerator, metrics = self.accelerator, self._metrics["train"]
+        self.accelerator, self._metrics["train"] = AloneAccelerator(accelerator), defaultdict(list)
+        try:
+            yield
+            self._passes.append(metrics_of_pass(self._metrics["train"], tokens))
+        finally:
+            self.accelerator, self._metrics["train"] = accelerator, metrics
+
+    def _note(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(value)
 
     def _loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._scored = inputs["completion_mask"] * inputs["tool_mask"]
@@ -282,7 +309,8 @@ class TSPOTrainer(GRPOTrainer):
         # On-policy, TRL takes the log-probabilities of this very pass for the sampler's: here is how far they differ.
         if "old_per_token_logps" not in self._updated:
             gaps = (logprobs.detach() - sampled_with).abs() * self._scored
-            self._metrics["train"][_GAP].append((gaps.sum() / self._scored.sum().clamp(min=1)).item())
+            total, tokens = self.accelerator.reduce(torch.stack([gaps.sum(), self._scored.sum()]), "sum")
+            self._note(PREFIX + GAP, (total / tokens.clamp(min=1)).item())
         if self._log_ratios is not None:
             self._log_ratios.note(self._updated["row"], logprobs, sampled_with, self._scored)
 
@@ -369,22 +397,11 @@ def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
     return list(completion.sampled.tolist())
 
 
-_GAP = PREFIX + "logprob_gap"
-
-_TOKEN_MEANS = {_GAP, "kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"}
-"""TRL's metrics that are means over a micro-batch's policy tokens; it then averages micro-batches as equals."""
+_WHOLE_HERE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where each process has all parameters and gradients."""
 
 _TOKEN_SUMS = {"dapo", "cispo", "vespo"}
 """TRL's losses that are sums over tokens; the others are means over the rows that they are given."""
-
-
-def _of_passes(name: str, values: list[float], shares: list[float], weight: float) -> float:
-    """A micro-batch's metric from those of its passes; `shares` of its policy tokens, `weight` of it in its step."""
-    if name in _TOKEN_MEANS:
-        return weight * sum(value * share for value, share in zip(values, shares, strict=True))
-    if name.endswith(("_min", "_max")):
-        return min(values) if name.endswith("_min") else max(values)
-    return sum(values) / len(values)
 
 
 _PROMPT_FIELDS = ("prompt_ids", "prompt_mask")

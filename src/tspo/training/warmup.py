@@ -109,10 +109,12 @@ def warm_up(
     config: RunConfig,
     folder: Path,
     on_step: Callable[[int, int, float | None], None],
+    processes: int = 1,
 ) -> float:
     """Fine-tune `model` in place on demonstrations; returns the mean loss of training.
 
-    `on_step` sees (steps done, steps in all, last loss). Nothing is written but by the caller.
+    `on_step` sees (steps done, steps in all, last loss). Each of `processes` takes its part of every step; nothing is
+    written but by the caller.
     """
     warmup = config.warmup
     trainer = SFTTrainer(
@@ -121,7 +123,7 @@ def warm_up(
             output_dir=str(folder),
             num_train_epochs=warmup.epochs,
             per_device_train_batch_size=1,
-            gradient_accumulation_steps=warmup.batch_size,
+            gradient_accumulation_steps=warmup.batch_size // processes,
             learning_rate=warmup.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=0.1,
