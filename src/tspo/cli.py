@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tspo import __version__
 from tspo.commands import (
+    ask,
     benchmark,
     compare,
     credit,
@@ -30,6 +31,7 @@ COMMANDS = (
     compare,
     warmup,
     evaluate,
+    ask,
     credit,
     world,
     index,

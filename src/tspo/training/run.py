@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,8 @@ from rich.console import Console
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 from trl import GRPOConfig
 
-from tspo.config import DataSection, RunConfig
+from tspo.config import RunConfig
 from tspo.datasets.questions import Question, read_questions
-from tspo.datasets.world.files import world_files
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
 from tspo.evaluation.report import write_report
@@ -29,7 +28,7 @@ from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
-from tspo.rollout.models import cache_dir, load_model, load_tokenizer
+from tspo.rollout.models import load_model, load_tokenizer
 from tspo.rollout.sampler import Sampler
 from tspo.training.agent import (
     agent_loop,
@@ -41,6 +40,7 @@ from tspo.training.agent import (
     sampler_kind,
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
+from tspo.training.data_files import data_files
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
 from tspo.training.retriever import retriever_of
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
@@ -72,23 +72,6 @@ def read_materials(config: RunConfig) -> Materials:
     codec = Codec(load_tokenizer(config.model), config.rollout.prompt)
     check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
     return Materials(train, test, retriever, codec)
-
-
-@dataclass(frozen=True, slots=True)
-class DataFiles:
-    """The files that a run reads."""
-
-    train: Sequence[Path]
-    test: Sequence[Path]
-    corpus: Path | None
-
-
-def data_files(data: DataSection) -> DataFiles:
-    """The files that the settings name, or those of the embedded world, made now if they are not there yet."""
-    if data.world is not None:
-        world = world_files(data.world.to_settings(), cache_dir() / "worlds")
-        return DataFiles([world.train], [world.test] if data.world.test_questions else [], world.corpus)
-    return DataFiles(data.train, data.test, data.corpus)
 
 
 def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Summary]:
