@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from typing import ClassVar
 
 import pytest
 
@@ -17,8 +18,12 @@ import fastapi
 import torch
 import uvicorn
 
+from tspo.datasets.questions import Question
 from tspo.errors import BadInput
+from tspo.retrieval.base import Passage
 from tspo.retrieval.http_calls import Malformed
+from tspo.rollout.codec import Codec
+from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.openai_sampler import OpenAISampler, read_completion
 from tspo.rollout.transformers_sampler import TransformersSampler
 
@@ -308,3 +313,29 @@ def test_weights_are_not_taken_over(sampler):
 def test_a_turn_that_does_not_fit_is_refused(taught, sampler):
     with pytest.raises(ValueError, match="do not fit in 300"):
         run(taught.two_turns(sampler, most=299))
+
+
+def test_an_episode_on_a_server_is_followed_turn_by_turn(taught, sampler):
+    class Found:
+        def search(self, queries, top_k):
+            return [[Passage("p", '"Paris"\nParis is the capital of France.', 1.0)] for _ in queries]
+
+    class Watcher:
+        told: ClassVar = []
+
+        def ended_turn(self, turn):
+            self.told.append(turn.text)
+
+        def found(self, turn, passages):
+            self.told.append(passages[0].id)
+
+    class Prompt(Codec):
+        def prompt(self, question):
+            return taught.prompt(question)
+
+    codec = Prompt(taught.codec.tokenizer)
+    limits = Limits(max_turn_tokens=40, max_feedback_tokens=100, max_total_tokens=300)
+    request = Request(Question("q", "seventh", ("Paris",), "s"), "g", "t", "seed", Watcher())
+    (trajectory,) = AgentLoop(sampler, codec, Found(), limits).rollout([request])
+    assert trajectory.answer == "Paris"
+    assert Watcher.told == ["<search>Paris</search>", "p", "<answer>Paris</answer>"]

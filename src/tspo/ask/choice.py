@@ -40,7 +40,10 @@ def choose(named: Path | None, overrides: Sequence[str], runs: Path = RUNS) -> C
         return Choice(load_config(default_config_path().with_name("ask.yaml"), overrides), model)
     if (policy := _last_policy(runs)) is not None:
         return _of_run(policy.parent, policy, overrides)
-    return Choice(load_config(default_config_path(), overrides), "the starter policy (it has only begun to learn: tspo train goes on)")
+    return Choice(
+        load_config(default_config_path(), overrides),
+        "the starter policy (it has only begun to learn: tspo train goes on)",
+    )
 
 
 def _named(place: Path, overrides: Sequence[str]) -> Choice:
