@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from tspo.evaluation.card import CARD_FILES
 from tspo.files import atomic_write
 
 MARK = "whole.json"
@@ -13,10 +14,13 @@ MARK = "whole.json"
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Say that `checkpoint` is written to its end; its files are on the disk before the mark is."""
+    """Say that `checkpoint` is written to its end; its files are on the disk before the mark is.
+
+    Cards may be written anew later, and are not in the mark.
+    """
     sizes = {}
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name != MARK:
+        if path.is_file() and path.name != MARK and path.name not in CARD_FILES:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
             sizes[str(path.relative_to(checkpoint))] = path.stat().st_size

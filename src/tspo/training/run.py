@@ -20,6 +20,7 @@ from trl import GRPOConfig
 from tspo.config import RunConfig
 from tspo.datasets.questions import Question, read_questions
 from tspo.errors import BadInput
+from tspo.evaluation.card import write_card
 from tspo.evaluation.metrics import Summary
 from tspo.evaluation.report import write_report
 from tspo.evaluation.runner import read_evaluation, run_questions, write_evaluation
@@ -41,6 +42,7 @@ from tspo.training.agent import (
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.data_files import data_files
+from tspo.training.hub import AT_THE_END, hub_repository, push_model
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
 from tspo.training.retriever import retriever_of
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
@@ -80,9 +82,13 @@ def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[s
     Raises BadInput for unusable input and Stopped when a signal ended the run early.
     """
     with _opened(config, console) as run:
-        grpo_config(config)  # TRL checks the settings that are its own
+        args = grpo_config(config)  # TRL checks the settings that are its own
+        repository = hub_repository(args)
         prepare_output(config, resume)
-        return run.run()
+        summaries, model = run.run()
+        if repository is not None:
+            console.print(f"pushed: {push_model(config.output_dir, model, repository, args)}", markup=False)
+        return summaries
 
 
 def run_warmup(config: RunConfig, *, console: Console) -> Path:
@@ -136,7 +142,7 @@ class _Run:
         self.output = config.output_dir
         self.summaries: dict[str, Summary] = {}
 
-    def run(self) -> dict[str, Summary]:
+    def run(self) -> tuple[dict[str, Summary], Path]:
         config = self.config
         if config.evaluation.before:
             self._evaluate("before", config.model)
@@ -146,13 +152,15 @@ class _Run:
             self._evaluate("after warm-up", start)
         final = self.trained(start)
         self._evaluate("after training", str(final))
+        for folder in (final, self.output):
+            self._write_card(folder)
         if self.summaries:
             self.console.print(format_comparison(self.summaries), markup=False, highlight=False, soft_wrap=True)
         self._say("model", final)
         self._say("metrics", self.output / "metrics.jsonl")
         self._say("trajectories", self.output / "trajectories")
         self._say("report", write_report(self.output))
-        return self.summaries
+        return self.summaries, final
 
     def warmed_up(self) -> Path:
         config, materials = self.config, self.materials
@@ -185,7 +193,7 @@ class _Run:
         folder.mkdir(exist_ok=True)
         with atomic_write(folder / _WARMUP_SETTINGS) as stream:
             json.dump(settings, stream, indent=1)
-        _save_model(model, materials.codec, folder)
+        self._save_model(model, folder)
         return folder
 
     def trained(self, start: str) -> Path:
@@ -222,6 +230,7 @@ class _Run:
                 concurrency=config.rollout.concurrency,
                 make_sampler=sampler,
                 trajectory_dir=self.output / "trajectories",
+                write_card=lambda folder: self._write_card(folder, trainer.hub_model_id),
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config),
                 train_dataset=Dataset.from_dict(
@@ -235,7 +244,7 @@ class _Run:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.stop.check()
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        _save_model(trained.merge_and_unload() if config.training.lora else trained, materials.codec, folder)
+        self._save_model(trained.merge_and_unload() if config.training.lora else trained, folder)
         return folder
 
     def _evaluate(self, stage: str, model: str) -> None:
@@ -247,6 +256,15 @@ class _Run:
         self.summaries[stage] = done or _evaluate_model(
             model, self.config, self.materials, folder, self.console, f"evaluate {stage}"
         )
+
+    def _save_model(self, model: PreTrainedModel, folder: Path) -> None:
+        model.save_pretrained(folder)
+        self.materials.codec.tokenizer.save_pretrained(folder)
+        self._write_card(folder)
+        mark_whole(folder)
+
+    def _write_card(self, folder: Path, hub_id: str | None = None) -> None:
+        write_card(self.output, folder, json.loads(self.config.model_dump_json()), hub_id)
 
     def _say(self, what: str, where: Path) -> None:
         self.console.print(f"{what}: {where}", markup=False, highlight=False, soft_wrap=True)
@@ -297,6 +315,7 @@ def grpo_config(config: RunConfig) -> GRPOConfig:
         "save_steps": training.save_every,
         "save_total_limit": training.keep_checkpoints,
         "report_to": training.report_to,
+        "hub_strategy": AT_THE_END,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
@@ -317,12 +336,6 @@ def _lora(config: RunConfig) -> LoraConfig | None:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def _save_model(model: PreTrainedModel, codec: Codec, folder: Path) -> None:
-    model.save_pretrained(folder)
-    codec.tokenizer.save_pretrained(folder)
-    mark_whole(folder)
 
 
 def _warmup_settings(config: RunConfig) -> dict[str, Any]:

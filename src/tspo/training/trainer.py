@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import DistributedType, gather_object
@@ -60,6 +60,14 @@ class TSPOTrainer(GRPOTrainer):
     Loss, clipping and KL are TRL's (`loss_type="dapo"`: the mean over all sampled tokens of the step).
     """
 
+    # TRL's own card, where there is no run's to write instead
+    _tag_names: ClassVar = ["trl", "tspo"]
+    _name = "TSPO"
+    _paper: ClassVar = {
+        "title": "TSPO: Breaking the Double Homogenization Dilemma in Multi-turn Search Policy Optimization",
+        "id": "2601.22776",
+    }
+
     _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
@@ -74,6 +82,7 @@ class TSPOTrainer(GRPOTrainer):
         concurrency: int = 32,
         make_sampler: MakeSampler | None = None,
         trajectory_dir: Path | None = None,
+        write_card: Callable[[Path], None] | None = None,
         on_episode: Progress | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,6 +100,7 @@ class TSPOTrainer(GRPOTrainer):
         self.concurrency = concurrency
         self._make_sampler = make_sampler or self._transformers_sampler
         self.trajectory_dir = trajectory_dir
+        self.write_card = write_card
         self.on_episode = on_episode
         self._sampler: Sampler | None = None
         self._indices: list[int] = []
@@ -326,11 +336,21 @@ class TSPOTrainer(GRPOTrainer):
         )
         return logprobs, entropies
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's README.md, written with each checkpoint and push; the run's own card where there is one."""
+        if self.write_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            self.write_card(Path(self.args.output_dir))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            if self.write_card is not None:
+                self.write_card(checkpoint)
+            mark_whole(checkpoint)
 
 
 def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
