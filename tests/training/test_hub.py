@@ -40,7 +40,7 @@ class Hub:
             return fastapi.Response(status_code=401)
         body = await request.json()
         name = f"{body.get('organization') or 'me'}/{body['name']}"
-        self.repositories.append((name, body.get("private")))
+        self.repositories.append((name, body.get("visibility")))
         return {"url": f"{self.url}/{name}", "name": name}
 
     async def validate(self, request: fastapi.Request):
@@ -98,7 +98,7 @@ def test_a_model_is_pushed_with_its_card(hub, tmp_path, write_finished_run):
     write_finished_run(run)
     args = settings(run, push_to_hub=True, hub_token="hf_good", hub_private_repo=True)
     assert hub_repository(args) == "me/mine"
-    assert hub.repositories == [("me/mine", True)]
+    assert hub.repositories == [("me/mine", "private")]
     (run / "evaluation" / "after-training" / "summary.json").unlink()
     assert push_model(run, run / "model", "me/mine", args) == f"{hub.url}/me/mine/commit/abc"
     assert set(hub.files) == {"README.md", "curves.png", "weights"}
