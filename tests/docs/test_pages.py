@@ -1,11 +1,14 @@
 """What the documentation says of names in the code is so, and its site asks nobody else for anything."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tspo.cli import _parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,6 +31,32 @@ def test_the_metrics_of_the_faq_are_those_that_training_writes():
     named = set(re.findall(r"`([a-z_/]+)`", " ".join(re.findall(r"\*\*Look at\*\*(.*?)\n\n", page, re.DOTALL))))
     assert len(named) > 15
     assert named - written <= {"report.html", "evaluation/"}
+
+
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("index", "tutorial", "ask")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_as_the_program_takes_them(page):
+    text = page.read_text(encoding="utf-8")
+    shown = "\n".join(re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).replace("\\\n", "")
+    commands = re.findall(r"(?:^|\$ |&& )tspo (.*?)(?: \|.*)?$", shown, re.MULTILINE)
+    assert commands
+    for command in commands:
+        arguments, unknown = _parser().parse_known_args(shlex.split(command))
+        assert not [argument for argument in unknown if argument.startswith("-")], command
+        assert "run" in arguments, command
+
+
+def test_configurations_are_valid(tmp_path):
+    pytest.importorskip("pydantic")
+    from tspo.config import load_config
+
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        (tmp_path / "my.yaml").write_text(block, encoding="utf-8")
+        load_config(tmp_path / "my.yaml")
 
 
 @pytest.fixture(scope="module")
