@@ -1,8 +1,6 @@
 import asyncio
 import json
 import socket
-import threading
-import time
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -16,7 +14,6 @@ pytest.importorskip("uvicorn")
 
 import fastapi
 import torch
-import uvicorn
 
 from tspo.datasets.questions import Question
 from tspo.errors import BadInput
@@ -73,27 +70,22 @@ class Server:
         return {"choices": [choice], "usage": {"completion_tokens": len(ids)}}
 
 
-@contextmanager
-def served(complete):
-    """The address at which `complete` answers, in a thread of its own."""
-    app = fastapi.FastAPI()
-    app.post("/v1/completions")(complete)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
+@pytest.fixture(scope="session")
+def served(serve_app):
+    """A function that serves what answers completions while a block runs, and gives its address."""
+
+    @contextmanager
+    def serve(complete):
+        app = fastapi.FastAPI()
+        app.post("/v1/completions")(complete)
+        with serve_app(app) as address:
+            yield f"{address}/v1"
+
+    return serve
 
 
 @pytest.fixture
-def server(taught):
+def server(taught, served):
     server = Server(taught)
     with served(server.complete) as server.url:
         yield server
@@ -152,7 +144,7 @@ def test_what_is_asked(server, sampler, taught):
     assert (first["model"], first["temperature"], first["top_p"], first["top_k"]) == ("m", 0.0, 1.0, -1)
 
 
-def test_calls_are_bounded_and_side_by_side(taught):
+def test_calls_are_bounded_and_side_by_side(taught, served):
     inside, peak = 0, 0
     answers = Server(taught)
 

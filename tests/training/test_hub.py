@@ -4,9 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-import time
-from contextlib import contextmanager
 
 import pytest
 
@@ -16,7 +13,6 @@ pytest.importorskip("uvicorn")
 
 import fastapi
 import huggingface_hub
-import uvicorn
 import yaml
 from trl import GRPOConfig
 
@@ -60,26 +56,10 @@ class Hub:
         return {"commitUrl": f"{self.url}/me/mine/commit/abc", "commitOid": "abc", "success": True}
 
 
-@contextmanager
-def served(hub):
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(hub.app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.fixture
-def hub(monkeypatch):
+def hub(monkeypatch, serve_app):
     hub = Hub()
-    with served(hub) as hub.url:
+    with serve_app(hub.app) as hub.url:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         yield hub
