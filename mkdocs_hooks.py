@@ -49,12 +49,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _LINK.sub(elsewhere, markdown)
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw themselves."""
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """Formulas as MathML, which browsers draw themselves; the code beside them without a click."""
 
     def drawn(match: re.Match[str]) -> str:
-        return convert(unescape(match[2]), display="block" if match[1] == "div" else "inline")
+        formula = convert(unescape(match[2]), display="block" if match[1] == "div" else "inline")
+        # browsers heed the style alone
+        return formula.replace('columnalign="left"', 'style="text-align: left"')
 
+    if page.file.src_uri == "formulas.md":
+        html = html.replace('<details class="mkdocstrings-source">', '<details class="mkdocstrings-source" open>')
     return _FORMULA.sub(drawn, html)
 
 
