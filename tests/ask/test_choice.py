@@ -55,6 +55,12 @@ def test_a_run_by_name_gives_the_furthest_it_has_come(runs):
     assert chosen(runs, runs / "a" / "checkpoint-5") == ("a/checkpoint-5", 0)
 
 
+def test_the_folder_that_one_is_in(runs, monkeypatch):
+    monkeypatch.chdir(runs / "a" / "model")
+    for choice in (choose(Path("."), []), choose(None, ["model=."])):
+        assert (choice.config.model, choice.config.seed) == (".", 0)
+
+
 def test_a_configuration_file(runs):
     assert chosen(runs, runs / "a" / "config.yaml") == ("some/model", 0)
 

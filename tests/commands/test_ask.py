@@ -84,6 +84,24 @@ def test_the_last_run_is_asked_with_its_own_passages(run_folder, capsys, monkeyp
     assert "asked     where is Paris?\n" in text
 
 
+def test_a_model_on_a_server(run_folder, capsys, serve_app):
+    fastapi = pytest.importorskip("fastapi")
+    pytest.importorskip("httpx")
+    app = fastapi.FastAPI()
+    texts = iter(["<think>\x1b]0;evil\x07 look</think><search>Paris</search>", "<answer>France [bold]</answer>"])
+
+    @app.post("/v1/completions")
+    def complete():
+        return {"choices": [{"text": next(texts), "finish_reason": "stop"}]}
+
+    with serve_app(app) as address:
+        server = f"rollout.server={{url: '{address}/v1', model: m}}"
+        assert main(["ask", "--run", str(run_folder), "where?", "rollout.sampler=openai", server]) == 0
+    said = capsys.readouterr().out
+    assert "thinks    ‹U+001B›]0;evil‹U+0007› look\nsearches  Paris\n" in said
+    assert "answers   France [bold]\n" in said
+
+
 def test_nobody_reads_any_more(tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

@@ -35,8 +35,8 @@ def choose(named: Path | None, overrides: Sequence[str], runs: Path = RUNS) -> C
     if named is not None:
         return _named(named, overrides)
     if model is not None:
-        if _is_run(Path(model).parent):
-            return _of_run(Path(model).parent, Path(model), overrides)
+        if _is_run(run := _folder_of(Path(model))):
+            return _of_run(run, Path(model), overrides)
         return Choice(load_config(default_config_path().with_name("ask.yaml"), overrides), model)
     if (policy := _last_policy(runs)) is not None:
         return _of_run(policy.parent, policy, overrides)
@@ -50,9 +50,9 @@ def _named(place: Path, overrides: Sequence[str]) -> Choice:
     if _is_run(place):
         return _of_run(place, _policy_of(place), overrides)
     if place.is_dir():
-        if not _is_run(place.parent):
+        if not _is_run(run := _folder_of(place)):
             raise BadInput(f"{place}: holds no {_SETTINGS}; name a run's folder, or a configuration file")
-        return _of_run(place.parent, place, overrides)
+        return _of_run(run, place, overrides)
     config = load_config(place, overrides)
     return Choice(config, config.model)
 
@@ -64,6 +64,10 @@ def _of_run(run: Path, policy: Path, overrides: Sequence[str]) -> Choice:
         raise BadInput(f"{policy}: holds adapters without their model; name a run that has ended")
     config = load_config(run / _SETTINGS, [f"model={json.dumps(str(policy))}", *overrides])
     return Choice(config, str(policy))
+
+
+def _folder_of(place: Path) -> Path:
+    return place.absolute().parent  # that of "." is not "."
 
 
 def _is_run(folder: Path) -> bool:
