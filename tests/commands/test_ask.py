@@ -95,8 +95,8 @@ def test_a_model_on_a_server(run_folder, capsys, serve_app):
         return {"choices": [{"text": next(texts), "finish_reason": "stop"}]}
 
     with serve_app(app) as address:
-        server = f"rollout.server={{url: '{address}/v1', model: m}}"
-        assert main(["ask", "--run", str(run_folder), "where?", "rollout.sampler=openai", server]) == 0
+        server = ["rollout.sampler=openai", f"rollout.server={{url: '{address}/v1', model: m}}"]
+        assert main(["ask", "--run", str(run_folder), "where?", "rollout.max_turn_tokens=99", *server]) == 0
     said = capsys.readouterr().out
     assert "thinks    ‹U+001B›]0;evil‹U+0007› look\nsearches  Paris\n" in said
     assert "answers   France [bold]\n" in said
