@@ -53,7 +53,7 @@ def write_card(
     charts = card_charts(run.metrics)
     if charts:
         with atomic_write(folder / CURVES) as stream:
-            stream.buffer.write(to_png(chart_grid(charts)))
+            stream.buffer.write(to_png(chart_grid(charts, one_legend=False)))
     text = _render(run, data, folder, hub_id, bool(charts))
     with atomic_write(folder / CARD) as stream:
         stream.write(text)
