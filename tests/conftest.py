@@ -1,8 +1,11 @@
 import importlib.util
 import json
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -182,6 +185,29 @@ def write_finished_run() -> Callable[..., None]:
         mark_whole(folder / "model")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def serve_app() -> Callable[[Any], AbstractContextManager[str]]:
+    """A function that serves a FastAPI app in a thread of its own while a block runs, and gives its address."""
+    uvicorn = pytest.importorskip("uvicorn")
+
+    @contextmanager
+    def serve(app: Any) -> Iterator[str]:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            try:
+                while not server.started:
+                    time.sleep(0.01)
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return serve
 
 
 ENCODER_WORDS = "paris rome italy france capital of the is river music painter query passage : . a b c d e f g h ? !"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tspo import __version__
 from tspo.commands import (
+    ask,
     benchmark,
     compare,
     compare_evaluations,
@@ -35,6 +36,7 @@ COMMANDS = (
     warmup,
     evaluate,
     compare_evaluations,
+    ask,
     credit,
     data,
     world,

@@ -60,3 +60,16 @@ def test_one_point_no_points_and_gaps_can_be_drawn():
 def test_many_series_are_told_apart():
     looks = {(COLOURS[k % len(COLOURS)], str(LINE_STYLES[k % len(LINE_STYLES)])) for k in range(35)}
     assert len(looks) == 35
+
+
+def test_each_chart_may_have_a_legend_of_its_own():
+    charts = [Chart([Series(name, [0.0, 1.0], [0.0, 1.0])], name, "y") for name in ("one", "two")]
+    charts.append(Chart([Series("", [0.0, 1.0], [0.0, 1.0])], "three", "y"))
+    figure = chart_grid(charts, one_legend=False)
+    assert figure.legends == []
+    legends = [panel.get_legend() for panel in figure.axes[:3]]
+    assert [legend and [text.get_text() for text in legend.get_texts()] for legend in legends] == [
+        ["one"],
+        ["two"],
+        None,
+    ]

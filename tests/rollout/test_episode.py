@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -350,3 +351,73 @@ def test_tokens_of_a_rollout_are_masked_as_the_policy_wrote_them(codec):
     )
     assert (completion.turn_index == 0).sum() == len(policy[0])
     assert (completion.turn_index == 1).sum() == len(policy[1])
+
+
+class Notes:
+    """A watcher that notes what it is told."""
+
+    def __init__(self, codec):
+        self.codec, self.told = codec, []
+
+    def sampled(self, token_ids):
+        self.told.append(("sampled", self.codec.decode(token_ids)))
+
+    def ended_turn(self, turn):
+        self.told.append(("ended", turn.text, turn.query))
+
+    def found(self, turn, passages):
+        self.told.append(("found", turn.feedback, [passage.id for passage in passages]))
+
+    def failed(self, turn, error):
+        self.told.append(("failed", turn.query, str(error)))
+
+
+def watched(codec, script, retriever=None, sampler=Scripted):
+    notes = Notes(codec)
+    loop = AgentLoop(sampler(codec, {"a": script}), codec, retriever or Echo(), Limits())
+    (trajectory,) = loop.rollout([replace(request("a"), watcher=notes)])
+    return trajectory, notes.told
+
+
+def test_a_watcher_sees_an_episode_as_it_goes(codec):
+    script = [SEARCH.format("first"), ANSWER.format("Jane")]
+    trajectory, told = watched(codec, script)
+    assert told == [
+        ("ended", script[0], "first"),
+        ("found", shown("first"), ["0", "1", "2"]),
+        ("ended", script[1], None),
+    ]
+    assert trajectory == one(codec, script)[0]
+
+
+def test_a_watcher_sees_why_a_search_failed(codec):
+    trajectory, told = watched(codec, [SEARCH.format("away")], Echo(away=RetrieverError("no reply")))
+    assert told == [("ended", SEARCH.format("away"), "away"), ("failed", "away", "no reply")]
+    assert trajectory.stop_reason is StopReason.RETRIEVER_ERROR
+
+
+class Streams(Scripted):
+    """`Scripted`, whose sessions stream."""
+
+    @asynccontextmanager
+    async def session(self, seed):
+        yield _Streams(self, seed)
+
+
+class _Streams(_Scripted):
+    async def stream(self, new_token_ids, max_tokens, on_tokens):
+        sampled = await self.sample(new_token_ids, max_tokens)
+        for count in range(1, len(sampled.token_ids) + 1):
+            on_tokens(sampled.token_ids[:count])
+        return sampled
+
+
+def test_a_watcher_sees_tokens_where_the_session_streams(codec):
+    text = ANSWER.format("Jane")
+    trajectory, told = watched(codec, [text], sampler=Streams)
+    ids = codec.policy(text)
+    assert told == [
+        *(("sampled", codec.decode(ids[:count])) for count in range(1, len(ids) + 1)),
+        ("ended", text, None),
+    ]
+    assert trajectory == one(codec, [text])[0]

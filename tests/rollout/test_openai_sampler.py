@@ -1,9 +1,8 @@
 import asyncio
 import json
 import socket
-import threading
-import time
 from contextlib import contextmanager
+from typing import ClassVar
 
 import pytest
 
@@ -15,11 +14,13 @@ pytest.importorskip("uvicorn")
 
 import fastapi
 import torch
-import uvicorn
 
+from tspo.datasets.questions import Question
 from tspo.errors import BadInput
+from tspo.retrieval.base import Passage
 from tspo.retrieval.http_calls import Malformed
 from tspo.rollout.codec import Codec
+from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.openai_sampler import OpenAISampler, read_completion
 from tspo.rollout.transformers_sampler import TransformersSampler
 
@@ -77,28 +78,23 @@ class Server:
         return {"choices": [choice], "usage": {"completion_tokens": len(ids)}}
 
 
-@contextmanager
-def served(complete):
-    """The address at which `complete` answers, in a thread of its own."""
-    app = fastapi.FastAPI()
-    app.post("/v1/completions")(complete)
-    app.post("/v1/chat/completions")(complete)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
+@pytest.fixture(scope="session")
+def served(serve_app):
+    """A function that serves what answers completions while a block runs, and gives its address."""
+
+    @contextmanager
+    def serve(complete):
+        app = fastapi.FastAPI()
+        app.post("/v1/completions")(complete)
+        app.post("/v1/chat/completions")(complete)
+        with serve_app(app) as address:
+            yield f"{address}/v1"
+
+    return serve
 
 
 @pytest.fixture
-def server(taught):
+def server(taught, served):
     server = Server(taught)
     with served(server.complete) as server.url:
         yield server
@@ -203,7 +199,7 @@ def test_what_is_asked(server, sampler, taught):
     assert (first["model"], first["temperature"], first["top_p"], first["top_k"]) == ("m", 0.0, 1.0, -1)
 
 
-def test_calls_are_bounded_and_side_by_side(taught):
+def test_calls_are_bounded_and_side_by_side(taught, served):
     inside, peak = 0, 0
     answers = Server(taught)
 
@@ -364,3 +360,29 @@ def test_weights_are_not_taken_over(sampler):
 def test_a_turn_that_does_not_fit_is_refused(taught, sampler):
     with pytest.raises(ValueError, match="do not fit in 300"):
         run(taught.two_turns(sampler, most=299))
+
+
+def test_an_episode_on_a_server_is_followed_turn_by_turn(taught, sampler):
+    class Found:
+        def search(self, queries, top_k):
+            return [[Passage("p", '"Paris"\nParis is the capital of France.', 1.0)] for _ in queries]
+
+    class Watcher:
+        told: ClassVar = []
+
+        def ended_turn(self, turn):
+            self.told.append(turn.text)
+
+        def found(self, turn, passages):
+            self.told.append(passages[0].id)
+
+    class Prompt(Codec):
+        def prompt(self, question):
+            return taught.prompt(question)
+
+    codec = Prompt(taught.codec.tokenizer)
+    limits = Limits(max_turn_tokens=40, max_feedback_tokens=100, max_total_tokens=300)
+    request = Request(Question("q", "seventh", ("Paris",), "s"), "g", "t", "seed", Watcher())
+    (trajectory,) = AgentLoop(sampler, codec, Found(), limits).rollout([request])
+    assert trajectory.answer == "Paris"
+    assert Watcher.told == ["<search>Paris</search>", "p", "<answer>Paris</answer>"]

@@ -461,3 +461,35 @@ def test_a_draw_is_where_the_running_sum_passes_and_never_a_token_that_cannot_be
     exact = probabilities[0].double().cumsum(0)
     before = exact[token] - probabilities[0, token].double()
     assert before - 1e-5 <= uniform * exact[-1] <= exact[token] + 1e-5
+
+
+def test_a_turn_is_streamed_token_by_token_and_is_the_same_turn(taught):
+    seen = []
+
+    async def stream():
+        sampler = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+        async with sampler.session("seed") as session:
+            first = await session.stream(taught.prompt("seventh"), 40, lambda ids: seen.append(list(ids)))
+            return first, await session.sample(taught.feedback(), 40)
+
+    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+    streamed = run(stream())
+    assert streamed == run(taught.two_turns(reference))
+    assert seen == [streamed[0].token_ids[:count] for count in range(1, len(streamed[0].token_ids) + 1)]
+
+
+def test_an_episode_that_is_cut_off_leaves_a_sampler_that_goes_on(taught):
+    sampler = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+
+    def interrupt(ids):
+        if len(ids) == 3:
+            raise KeyboardInterrupt
+
+    async def stream():
+        async with sampler.session("seed") as session:
+            await session.stream(taught.prompt("seventh"), 40, interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stream())
+    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+    assert run(taught.two_turns(sampler)) == run(taught.two_turns(reference))

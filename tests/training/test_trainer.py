@@ -484,3 +484,19 @@ def test_it_is_left_out_where_parameters_are_spread_over_processes(make_setting,
     assert setting.trainer._adds_up_over_rows()
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType[kind])
     assert not setting.trainer._adds_up_over_rows()
+
+
+def test_the_card_is_the_runs_or_else_trls_under_this_methods_name(
+    make_setting: Callable[..., Setting], tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    trainer = make_setting(CreditConfig()).trainer
+    trainer.create_model_card(model_name="mine")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert {"trl", "tspo"} <= set(card.data.tags)
+    assert "trained with TSPO" in card.text
+    assert "2601.22776" in card.text
+    trainer.write_card = lambda folder: (folder / "README.md").write_text("the run's")
+    trainer.create_model_card(model_name="mine")
+    assert (tmp_path / "README.md").read_text() == "the run's"

@@ -22,10 +22,15 @@ def load_run_config(path: Path, overrides: Sequence[str]) -> RunConfig:
     from tspo.config import load_config
 
     config = load_config(path, overrides)
-    require("train", "torch", "transformers", "trl", "peft")
+    ready_for_models("torch", "transformers", "trl", "peft")
+    return config
+
+
+def ready_for_models(*packages: str) -> None:
+    """Have `packages` of the extra train, or raise BadInput; what they say by themselves is not for users."""
+    require("train", *packages)
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore", module="(trl|accelerate|transformers|torch)\\b")
-    return config
 
 
 def require(extra: str, *packages: str) -> None:
@@ -35,9 +40,15 @@ def require(extra: str, *packages: str) -> None:
             raise BadInput(f"this command needs {package}; pip install 'tspo[{extra}]'")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command line; rich's own way out is SystemExit, in whatever task prints."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
-    """Where commands print what people read."""
-    return Console()
+    """Where commands print what people read; raises BrokenPipeError where nobody reads any more."""
+    return _Console()
 
 
 def stoppable(work: Callable[[], None], screen: Console, hint: str) -> int:

@@ -63,8 +63,13 @@ def line_chart(
     return to_svg(chart_grid([Chart(series, title, y_label, x_label)], columns=1, size=size))
 
 
-def chart_grid(charts: Sequence[Chart], columns: int = 2, size: tuple[float, float] = (4.2, 2.6)) -> Figure:
-    """Charts side by side, `columns` a row, each of `size` inches; one legend below them all.
+def chart_grid(
+    charts: Sequence[Chart],
+    columns: int = 2,
+    size: tuple[float, float] = (4.2, 2.6),
+    one_legend: bool = True,
+) -> Figure:
+    """Charts side by side, `columns` a row, each of `size` inches; one legend below them all, or one in each.
 
     Series of the same place in their charts look the same, and those of the same label share a place in the legend.
     """
@@ -78,7 +83,11 @@ def chart_grid(charts: Sequence[Chart], columns: int = 2, size: tuple[float, flo
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         lines: dict[str, Any] = {}
         for panel, chart in zip(panels, charts, strict=False):
-            lines = _draw(panel, chart) | lines
+            drawn = _draw(panel, chart)
+            if one_legend:
+                lines = drawn | lines
+            elif drawn:
+                panel.legend(list(drawn.values()), list(drawn), frameon=False, handlelength=3)
         for panel in panels[len(charts) :]:
             panel.set_axis_off()
         if lines:

@@ -13,7 +13,8 @@ from tspo.retrieval.base import Passage, Retriever, RetrieverError
 from tspo.retrieval.query_cache import cache_counts
 from tspo.rollout.batched_search import BatchedSearch, SearchLog
 from tspo.rollout.codec import Codec
-from tspo.rollout.sampler import Sampler
+from tspo.rollout.sampler import Sampled, Sampler, Session, StreamingSession
+from tspo.rollout.watcher import Watcher
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 
@@ -33,12 +34,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One episode to run; `seed` decides all its random choices."""
+    """One episode to run; `seed` decides all its random choices, and `watcher` changes none of them."""
 
     question: Question
     group_id: str
     trajectory_id: str
     seed: str
+    watcher: Watcher | None = None
 
 
 class AgentLoop:
@@ -86,7 +88,7 @@ class AgentLoop:
 
     async def episode(self, request: Request, search: Callable[[str], Awaitable[list[Passage]]]) -> Trajectory:
         """One episode; `search` gives the passages of a query, or raises its RetrieverError."""
-        limits = self.limits
+        limits, watcher = self.limits, request.watcher
         prompt = self.codec.prompt(request.question.question)
         turns: list[Turn] = []
         answer: str | None = None
@@ -96,11 +98,15 @@ class AgentLoop:
         async with self.sampler.session(request.seed) as session:
             while len(turns) < limits.max_turns:
                 room = min(limits.max_turn_tokens, limits.max_total_tokens - context)
-                sampled = await session.sample(new_tokens, room)
+                sampled = await _sample(session, new_tokens, room, watcher)
                 context += len(sampled.token_ids)
                 action = parse_action(sampled.text)
                 turn = Turn(sampled.text, token_ids=sampled.token_ids, logprobs=sampled.logprobs)
                 turns.append(turn)
+                if isinstance(action, Search):
+                    turn.query = action.query
+                if watcher is not None:
+                    watcher.ended_turn(turn)
                 if isinstance(action, Answer):
                     answer, stop_reason = action.text, StopReason.ANSWER
                     break
@@ -108,12 +114,13 @@ class AgentLoop:
                     cut = sampled.finish == "length"
                     stop_reason = StopReason.MAX_TOKENS if cut else StopReason.NO_ACTION
                     break
-                turn.query = action.query
                 if len(turns) == limits.max_turns:
                     break
                 try:
                     passages = await search(action.query)
-                except RetrieverError:
+                except RetrieverError as error:
+                    if watcher is not None:
+                        watcher.failed(turn, error)
                     stop_reason = StopReason.RETRIEVER_ERROR
                     break
                 feedback, new_tokens = self.codec.feedback(
@@ -124,6 +131,8 @@ class AgentLoop:
                     break
                 turn.feedback, turn.feedback_token_ids = feedback, new_tokens
                 context += len(new_tokens)
+                if watcher is not None:
+                    watcher.found(turn, passages)
         return Trajectory(
             group_id=request.group_id,
             trajectory_id=request.trajectory_id,
@@ -141,3 +150,9 @@ def _origin(question: Question) -> dict[str, Any]:
     """What evaluation groups trajectories by."""
     hops = {} if question.hops is None else {"hops": question.hops}
     return {"data_source": question.data_source, **hops}
+
+
+async def _sample(session: Session, new_tokens: list[int], room: int, watcher: Watcher | None) -> Sampled:
+    if watcher is not None and isinstance(session, StreamingSession):
+        return await session.stream(new_tokens, room, watcher.sampled)
+    return await session.sample(new_tokens, room)

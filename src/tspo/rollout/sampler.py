@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Finish = Literal["stop", "end", "length"]
 
@@ -29,6 +30,17 @@ class Session(Protocol):
 
     async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
         """Append tokens from outside, then sample one turn of 1 to `max_tokens` tokens."""
+        ...
+
+
+@runtime_checkable
+class StreamingSession(Session, Protocol):
+    """A session whose turns can be followed token by token."""
+
+    async def stream(
+        self, new_token_ids: list[int], max_tokens: int, on_tokens: Callable[[Sequence[int]], None]
+    ) -> Sampled:
+        """The same turn as `sample` gives; `on_tokens` sees all its tokens so far after each."""
         ...
 
 

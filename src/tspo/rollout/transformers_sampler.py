@@ -10,7 +10,7 @@ import asyncio
 import copy
 import math
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -45,6 +45,7 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     max_tokens: int = 0
     turn: asyncio.Future[Sampled] | None = None
+    on_tokens: Callable[[Sequence[int]], None] | None = None
 
 
 class TransformersSampler:
@@ -213,6 +214,8 @@ class TransformersSampler:
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             row.unseen = [token]
+            if row.on_tokens is not None:
+                row.on_tokens(row.token_ids)
             if finish := turn_end(row.token_ids, row.max_tokens, self.codec):
                 assert row.turn is not None
                 text = self.codec.decode(row.token_ids)
@@ -228,6 +231,16 @@ class _Session:
     async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
         """See `Session`."""
         return await self.sampler.start_turn(self.row, new_token_ids, max_tokens)
+
+    async def stream(
+        self, new_token_ids: list[int], max_tokens: int, on_tokens: Callable[[Sequence[int]], None]
+    ) -> Sampled:
+        """See `StreamingSession`."""
+        self.row.on_tokens = on_tokens
+        try:
+            return await self.sample(new_token_ids, max_tokens)
+        finally:
+            self.row.on_tokens = None
 
 
 def draw(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -6,27 +6,32 @@ import json
 import os
 from pathlib import Path
 
+from tspo.evaluation.card import CARD_FILES
 from tspo.files import atomic_write
 
-_MARK = "whole.json"
+MARK = "whole.json"
+"""The mark's name."""
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Say that `checkpoint` is written to its end; its files are on the disk before the mark is."""
+    """Say that `checkpoint` is written to its end; its files are on the disk before the mark is.
+
+    Cards may be written anew later, and are not in the mark.
+    """
     sizes = {}
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file() and path.name != _MARK:
+        if path.is_file() and path.name != MARK and path.name not in CARD_FILES:
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
             sizes[str(path.relative_to(checkpoint))] = path.stat().st_size
-    with atomic_write(checkpoint / _MARK) as stream:
+    with atomic_write(checkpoint / MARK) as stream:
         json.dump({"files": sizes}, stream, indent=1)
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether `checkpoint` carries its mark and every file that the mark names, at its size."""
     try:
-        sizes = json.loads((checkpoint / _MARK).read_text(encoding="utf-8"))["files"]
+        sizes = json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["files"]
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tspo.cache_folder import cache_dir
-from tspo.config import DataSection, RunConfig
+from tspo.config import DataSection, RunConfig, WorldSection
 from tspo.datasets.prepared import question_files
 from tspo.datasets.questions import Question, read_questions
-from tspo.datasets.world.files import world_files
+from tspo.datasets.world.files import WorldFiles, world_files
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.training.agent import check_prompts_fit, codec_of, sampler_kind
@@ -59,8 +59,17 @@ def data_files(data: DataSection, *, training: bool = True) -> DataFiles:
     Without `training` none to train on. Raises BadInput for a data set that is asked for by name and is not prepared.
     """
     if data.world is not None:
-        world = world_files(data.world.to_settings(), cache_dir() / "worlds")
+        world = _made(data.world)
         test = [world.test] if data.world.test_questions else []
         return DataFiles([world.train] if training else [], test, world.corpus)
     train = question_files(data.train, "train") if training else []
     return DataFiles(train, question_files(data.test, "test"), data.corpus)
+
+
+def corpus_of(data: DataSection) -> Path | None:
+    """The passages alone: what questions there are does not matter."""
+    return data.corpus if data.world is None else _made(data.world).corpus
+
+
+def _made(world: WorldSection) -> WorldFiles:
+    return world_files(world.to_settings(), cache_dir() / "worlds")

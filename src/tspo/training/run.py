@@ -19,13 +19,13 @@ from trl import GRPOConfig
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
+from tspo.evaluation.card import write_card
 from tspo.evaluation.metrics import Summary
 from tspo.evaluation.report import write_report
 from tspo.evaluation.runner import read_evaluation
 from tspo.evaluation.table import format_comparison
 from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
-from tspo.rollout.codec import Codec
 from tspo.rollout.models import load_model
 from tspo.rollout.sampler import Sampler
 from tspo.training.agent import (
@@ -37,6 +37,7 @@ from tspo.training.agent import (
 )
 from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
 from tspo.training.evaluate import evaluate_model
+from tspo.training.hub import AT_THE_END, hub_repository, push_model
 from tspo.training.materials import Materials, read_materials
 from tspo.training.metrics_log import MetricsLog, truncate_metrics
 from tspo.training.processes import any_signal, failing_together, join_processes, of_main
@@ -56,8 +57,13 @@ def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[s
     Raises BadInput for unusable input and Stopped when a signal ended the run early.
     """
     with _opened(config, console) as run:
+        args = grpo_config(config, run.state.num_processes)
+        repository = hub_repository(args) if run.state.is_main_process else None
         run.prepare(resume)
-        return run.run()
+        summaries, model = run.run()
+        if repository is not None:
+            console.print(f"pushed: {push_model(config.output_dir, model, repository, args)}", markup=False)
+        return summaries
 
 
 def run_warmup(config: RunConfig, *, console: Console) -> Path:
@@ -130,7 +136,7 @@ class _Run:
             prepare_output(self.config, resume)
         self.state.wait_for_everyone()
 
-    def run(self) -> dict[str, Summary]:
+    def run(self) -> tuple[dict[str, Summary], Path]:
         config = self.config
         if config.evaluation.before:
             self._evaluate("before", config.model)
@@ -140,6 +146,8 @@ class _Run:
             self._evaluate("after warm-up", start)
         final = self.trained(start)
         self._evaluate("after training", str(final))
+        for folder in (final, self.output):
+            self._write_card(folder)
         if self.summaries:
             self.console.print(format_comparison(self.summaries), markup=False, highlight=False, soft_wrap=True)
         self._say("model", final)
@@ -147,7 +155,7 @@ class _Run:
         self._say("trajectories", self.output / "trajectories")
         if self.state.is_main_process:
             self._say("report", write_report(self.output))
-        return self.summaries
+        return self.summaries, final
 
     def warmed_up(self) -> Path:
         config, materials = self.config, self.materials
@@ -181,7 +189,7 @@ class _Run:
             folder.mkdir(exist_ok=True)
             with atomic_write(folder / _WARMUP_SETTINGS) as stream:
                 json.dump(settings, stream, indent=1)
-            _save_model(model, materials.codec, folder)
+            self._save_model(model, folder)
         self.state.wait_for_everyone()
         return folder
 
@@ -219,6 +227,7 @@ class _Run:
                 sampling_dtype=sampling_dtype(config),
                 trajectory_dir=self.output / "trajectories",
                 token_details=config.training.token_details,
+                write_card=lambda folder: self._write_card(folder, trainer.hub_model_id),
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config, self.state.num_processes),
                 train_dataset=Dataset.from_dict(
@@ -237,7 +246,7 @@ class _Run:
         if self.state.is_main_process:
             trained = accelerator.unwrap_model(trainer.model)
             merged = trained.merge_and_unload() if config.training.lora else trained
-            _save_model(merged, materials.codec, folder, weights)
+            self._save_model(merged, folder, weights)
         self.state.wait_for_everyone()
         return folder
 
@@ -259,6 +268,15 @@ class _Run:
         self.summaries[stage] = done or evaluate_model(
             model, self.config, self.materials, folder, self.console, f"evaluate {stage}", self.state, again=True
         )
+
+    def _save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+        model.save_pretrained(folder, state_dict=weights)
+        self.materials.codec.tokenizer.save_pretrained(folder)
+        self._write_card(folder)
+        mark_whole(folder)
+
+    def _write_card(self, folder: Path, hub_id: str | None = None) -> None:
+        write_card(self.output, folder, json.loads(self.config.model_dump_json()), hub_id)
 
     def _say(self, what: str, where: Path) -> None:
         self.console.print(f"{what}: {where}", markup=False, highlight=False, soft_wrap=True)
@@ -312,6 +330,7 @@ def grpo_config(config: RunConfig, processes: int = 1) -> GRPOConfig:
         "save_steps": training.save_every,
         "save_total_limit": training.keep_checkpoints,
         "report_to": training.report_to,
+        "hub_strategy": AT_THE_END,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
@@ -332,14 +351,6 @@ def _lora(config: RunConfig) -> LoraConfig | None:
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def _save_model(
-    model: PreTrainedModel, codec: Codec, folder: Path, weights: dict[str, torch.Tensor] | None = None
-) -> None:
-    model.save_pretrained(folder, state_dict=weights)
-    codec.tokenizer.save_pretrained(folder)
-    mark_whole(folder)
 
 
 def _warmup_settings(config: RunConfig) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -67,6 +67,14 @@ class TSPOTrainer(GRPOTrainer):
     """
 
     accelerator: Accelerator | AloneAccelerator
+    # TRL's own card, where there is no run's to write instead
+    _tag_names: ClassVar = ["trl", "tspo"]
+    _name = "TSPO"
+    _paper: ClassVar = {
+        "title": "TSPO: Breaking the Double Homogenization Dilemma in Multi-turn Search Policy Optimization",
+        "id": "2601.22776",
+    }
+
     _buffered_inputs: list[dict[str, Any]] | None
 
     def __init__(
@@ -83,6 +91,7 @@ class TSPOTrainer(GRPOTrainer):
         sampling_dtype: torch.dtype | None = None,
         trajectory_dir: Path | None = None,
         token_details: bool = True,
+        write_card: Callable[[Path], None] | None = None,
         on_episode: Progress | None = None,
         **kwargs: Any,
     ) -> None:
@@ -101,6 +110,7 @@ class TSPOTrainer(GRPOTrainer):
         self._make_sampler = make_sampler or self._transformers_sampler
         self.trajectory_dir = trajectory_dir
         self.token_details = token_details and trajectory_dir is not None
+        self.write_card = write_card
         self.on_episode = on_episode
         self._sampler: Sampler | None = None
         self._whole = WholePolicy(self.model, sampling_dtype) if is_spread(self.accelerator) else None
@@ -378,11 +388,21 @@ class TSPOTrainer(GRPOTrainer):
         )
         return logprobs, entropies
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL's README.md, written with each checkpoint and push; the run's own card where there is one."""
+        if self.write_card is None:
+            super().create_model_card(*args, **kwargs)
+        elif self.is_world_process_zero():
+            self.write_card(Path(self.args.output_dir))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            if self.write_card is not None:
+                self.write_card(checkpoint)
+            mark_whole(checkpoint)
 
 
 def outcome_reward(outcome: list[float], **_: Any) -> list[float]:

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 from markupsafe import Markup
 
-from tspo.evaluation.charts import Series, line_chart
+from tspo.evaluation.charts import Chart, Series, line_chart
 
 _SHORTEST_WINDOW = 5
 _WINDOWS_A_RUN = 20
@@ -108,17 +108,36 @@ PLANS = (
 )
 
 
+_ON_CARDS = ("What the rollouts reach", "Groups that teach nothing", "How long episodes are", "Entropy of the policy")
+
+
 def curves(steps: Sequence[dict[str, float]]) -> list[Curve]:
     """The charts whose metrics the steps have; none where there are no steps."""
     drawn: list[Curve] = []
     for plan in PLANS:
-        there = {metric: label for metric, label in plan.metrics.items() if any(metric in step for step in steps)}
-        if there:
-            lines = [smoothed(label if len(there) > 1 else "", steps, metric) for metric, label in there.items()]
-            svg = line_chart(lines, title="", y_label=plan.y_label)
+        if there := _there(plan, steps):
+            svg = line_chart(_lines(there, steps), title="", y_label=plan.y_label)
             caption = " ".join([plan.caption, *(said for metric, said in plan.also.items() if metric in there)])
             drawn.append(Curve(plan.title, _with_own_ids(svg, f"chart{len(drawn)}-"), caption))
     return drawn
+
+
+def card_charts(steps: Sequence[dict[str, float]]) -> list[Chart]:
+    """The few charts that say most, for one picture; none where there are no steps."""
+    return [
+        Chart(_lines(there, steps), plan.title, plan.y_label)
+        for plan in PLANS
+        if plan.title in _ON_CARDS and (there := _there(plan, steps))
+    ]
+
+
+def _there(plan: Plan, steps: Sequence[dict[str, float]]) -> dict[str, str]:
+    """Those of the plan's metrics that the steps have, with their labels."""
+    return {metric: label for metric, label in plan.metrics.items() if any(metric in step for step in steps)}
+
+
+def _lines(metrics: dict[str, str], steps: Sequence[dict[str, float]]) -> list[Series]:
+    return [smoothed(label if len(metrics) > 1 else "", steps, metric) for metric, label in metrics.items()]
 
 
 def smoothing(steps: int) -> str:

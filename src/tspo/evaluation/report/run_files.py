@@ -35,8 +35,11 @@ class RunFiles:
     """Trajectory files by step, ascending."""
 
 
-def read_run(folder: Path) -> RunFiles:
-    """Read a run folder; raises BadInput where it is no folder, holds no run, or a file in it is damaged."""
+def read_run(folder: Path, settings: dict[str, Any] | None = None) -> RunFiles:
+    """Read a run folder; raises BadInput where it is no folder, holds no run, or a file in it is damaged.
+
+    `settings` are those of a run that may not have written them yet.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder}: is not a folder; name the output_dir of a run")
     summaries = {}
@@ -51,7 +54,7 @@ def read_run(folder: Path) -> RunFiles:
     steps = {int(path.stem): path for path in found if path.stem.isdecimal()}
     run = RunFiles(
         folder=folder,
-        settings=read_settings(folder / "config.yaml"),
+        settings=read_settings(folder / "config.yaml") if settings is None else settings,
         metrics=read_metrics(folder / "metrics.jsonl"),
         summaries=summaries,
         evaluated=evaluated,

@@ -1,0 +1,1 @@
+"""Training on TRL: thin adapters over everything above, and the run that puts them together."""
