@@ -83,6 +83,16 @@ def test_every_option_reaches_the_config(source, monkeypatch, capfd):
         "level": "turn_if_all_wrong",
         "scale": "none",
         "ignore": ("maybe", "perhaps"),
+        "reward": "search_r1",
+        "gamma": 0.5,
+        "turn_weight": 2.0,
+        "anchor_similarity": 0.9,
+        "order": "accumulate_first",
+        "unsearched": "combined",
+        "format_score": 0.3,
+        "broken_format_score": 0.1,
+        "retrieval_score": 0.15,
+        "process_scale": 0.6,
     }
     assert set(given) == {field.name for field in fields(CreditConfig)}
     seen = []

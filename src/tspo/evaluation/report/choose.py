@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -132,8 +132,7 @@ def _phases(steps: list[int]) -> dict[str, list[int]]:
 
 def _describe(step: int, phase: str, group: Group, config: CreditConfig) -> Chosen:
     credits = {
-        method: assign_credit(group.trajectories, replace(config, algorithm=method))
-        for method in methods(config.algorithm)
+        method: assign_credit(group.trajectories, config.with_algorithm(method)) for method in methods(config.algorithm)
     }
     right = sum(credit.outcome == 1.0 for credit in credits["tspo"])
     if right == len(group.trajectories):
