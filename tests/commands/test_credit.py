@@ -288,3 +288,46 @@ def test_version_imports_no_numpy():
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True).stdout.strip() == b"False"
     result = subprocess.run([*COMMAND, "--version"], capture_output=True)
     assert result.stdout.startswith(b"tspo ")
+
+
+NEEDS = {"stepsearch": "supporting_passages", "information_gain": "answer_log_probability"}
+
+
+@pytest.mark.parametrize("algorithm", valid_choices()["algorithm"])
+def test_every_algorithm_that_needs_no_model(source, tmp_path, algorithm, capfd):
+    out = tmp_path / "out.jsonl"
+    code = main(["credit", source, "--out", str(out), "--algorithm", algorithm])
+    error = capfd.readouterr().err
+    if algorithm != "igpo":
+        assert (code, error) == (0, "")
+        assert all(len(item["turn_advantages"]) == len(item["turns"]) for item in read(out))
+    else:
+        assert code == 2
+        assert error.count("\n") == 1
+        assert "needs 'answer_log_probability'" in error
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(("reward", "field"), NEEDS.items())
+def test_a_reward_that_needs_more_takes_it_from_the_file(tmp_path, reward, field, capfd):
+    lines = [json.loads(json.dumps(item)) for item in LINES]
+    source = write(tmp_path / "in.jsonl", lines)
+    assert main(["credit", source, "--algorithm", "gigpo", "--reward", reward]) == 2
+    assert f"reward {reward} needs '{field}'" in capfd.readouterr().err
+    for item in lines:
+        item["supporting_passages"] = ["by Jane Doe"]
+        for turn in item["turns"]:
+            turn["answer_log_probability"] = -1.5
+    out = tmp_path / "out.jsonl"
+    source = write(tmp_path / "in.jsonl", lines)
+    assert main(["credit", source, "--algorithm", "gigpo", "--reward", reward, "--out", str(out)]) == 0
+    assert [{k: v for k, v in item.items() if k not in FIELDS} for item in read(out)] == lines
+
+
+def test_a_senseless_pair_is_refused_in_one_line(source, tmp_path, capfd):
+    out = tmp_path / "out.jsonl"
+    assert main(["credit", source, "--out", str(out), "--algorithm", "grpo", "--reward", "folr"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "reward: folr does not go with algorithm grpo" in error
+    assert not out.exists()

@@ -42,7 +42,7 @@ def information_gain_rewards(trajectory: Trajectory) -> list[float]:
 
 def _log_probability(trajectory: Trajectory, k: int) -> float:
     value = trajectory.turns[k].extra.get(FIELD)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= 0:
         raise BadInput(
             f"trajectory {trajectory.trajectory_id}, turn {k}: reward information_gain needs {FIELD!r}, a number up to "
             "0 that a model gives; tspo train writes it"
