@@ -100,7 +100,7 @@ def test_every_option_reaches_the_config(source, monkeypatch, capfd):
     monkeypatch.setattr(
         tspo.credit, "assign_credit", lambda items, config: seen.append(config) or original(items, config)
     )
-    arguments = [f"--{k}={v if k != 'ignore' else 'maybe, perhaps'}" for k, v in given.items()]
+    arguments = [f"--{k.replace('_', '-')}={v if k != 'ignore' else 'maybe, perhaps'}" for k, v in given.items()]
     assert main(["credit", source, *arguments]) == 0
     assert main(["credit", source]) == 0
     assert seen == [CreditConfig(**given), CreditConfig()]
@@ -116,7 +116,7 @@ def test_help_shows_the_true_defaults_and_choices(capsys):
         assert f"--{name} {'|'.join(choices)} " in text
     for field in fields(CreditConfig):
         default = ",".join(field.default) if field.name == "ignore" else field.default
-        assert text.split(f"--{field.name} ")[1].split("(default: ")[1].split(")")[0] == str(default)
+        assert text.split(f"--{field.name.replace('_', '-')} ")[1].split("(default: ")[1].split(")")[0] == str(default)
 
 
 def test_in_and_out_may_be_one_file_and_a_second_run_changes_nothing(source):

@@ -107,7 +107,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert: dict[str, Callable[[str], object]] = {"NUMBER": float, "ANSWERS": _comma_separated}
     for name, metavar, text in _OPTIONS:
         parser.add_argument(
-            f"--{name}", metavar=metavar, help=text, type=convert.get(metavar, str), default=argparse.SUPPRESS
+            f"--{name.replace('_', '-')}",
+            metavar=metavar,
+            help=text,
+            type=convert.get(metavar, str),
+            default=argparse.SUPPRESS,
         )
     parser.set_defaults(run=run)
 

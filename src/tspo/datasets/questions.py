@@ -17,13 +17,17 @@ _QUESTION_MARK = "Question:"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `supporting_titles` are the documents that hold the evidence, where that is known."""
+    """One question; `supporting_titles` are the documents that hold the evidence, where that is known.
+
+    `supporting_passages` are their texts, in the same order, where a reward wants them.
+    """
 
     id: str
     question: str
     golden_answers: tuple[str, ...]
     data_source: str
     supporting_titles: tuple[str, ...] = ()
+    supporting_passages: tuple[str, ...] = ()
 
 
 def read_questions(paths: Iterable[str | Path]) -> list[Question]:

@@ -19,6 +19,7 @@ from trl import GRPOConfig
 
 from tspo.config import DataSection, RunConfig
 from tspo.datasets.questions import Question, read_questions
+from tspo.datasets.supporting_passages import with_supporting_passages
 from tspo.datasets.world.files import world_files
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
@@ -67,6 +68,8 @@ def read_materials(config: RunConfig) -> Materials:
     sampler_kind(config)
     files = data_files(config.data)
     train = read_questions(files.train)
+    if config.credit.to_config().rewards.needs == "passages":
+        train = with_supporting_passages(train, files.corpus)
     test = read_questions(files.test) if files.test else []
     retriever = retriever_of(config.rollout, files.corpus)
     codec = Codec(load_tokenizer(config.model), config.rollout.prompt)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
 from tspo.files import atomic_write
 from tspo.retrieval.base import Retriever
+from tspo.rewards.stepsearch import FIELD as SUPPORTING_PASSAGES
 from tspo.rollout.batched_search import SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
+from tspo.training.answer_scores import answer_rows, score_answers
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.policy_tokens import explains_logits, flush_left, forward_passes, pass_tokens, score_tokens
@@ -147,6 +150,7 @@ class TSPOTrainer(GRPOTrainer):
             )
         trajectories = self._run_episodes(requests)
         seconds = time.perf_counter() - started
+        self._add_what_the_reward_needs(trajectories)
 
         # A group may lie on several processes: credit is given where all of it is known.
         everyone: list[Trajectory] = gather_object(trajectories)
@@ -191,14 +195,32 @@ class TSPOTrainer(GRPOTrainer):
             if self.on_episode is not None:
                 self.on_episode(ended, len(requests))
 
-        was_training = model.training
-        model.eval()
-        try:
+        with _evaluating(model):
             loop = AgentLoop(self._sampler, self.codec, self.retriever, self.limits)
             self._searches = loop.searches
             return loop.rollout(requests, on_done)
-        finally:
-            model.train(was_training)
+
+    def _add_what_the_reward_needs(self, trajectories: list[Trajectory]) -> None:
+        needs = self.credit.rewards.needs
+        if needs == "model":
+            score_answers(trajectories, self.codec, self)
+        elif needs == "passages":
+            for index, trajectory in zip(self._indices, trajectories, strict=True):
+                trajectory.extra[SUPPORTING_PASSAGES] = list(self.questions[index].supporting_passages)
+
+    def answer_log_probabilities(
+        self, prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """For each prefix, the mean log-probability of its answer's tokens, at the sampling temperature."""
+        device = self.accelerator.device
+        ids, attention, self._scored = (part.to(device) for part in answer_rows(prefixes, answers))
+        model = self.accelerator.unwrap_model(self.model)
+        with _evaluating(model), torch.no_grad():
+            logprobs, _, _ = self._get_per_token_logps_and_entropies(
+                model, ids, attention, self._scored.shape[1], self.args.per_device_train_batch_size
+            )
+        means = (logprobs * self._scored).sum(1) / self._scored.sum(1)
+        return [float(mean) for mean in means]
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's micro-batch; the rows of each optimizer step are in the order of `order_step`."""
@@ -331,6 +353,16 @@ class TSPOTrainer(GRPOTrainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
