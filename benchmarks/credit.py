@@ -135,7 +135,7 @@ def benchmark_answer_scores(model: str) -> None:
     ours = Ours(work)
 
     def score() -> None:
-        score_answers(ours.trajectories, ours.trainer.codec, ours.trainer)
+        score_answers(ours.trajectories, ours.trainer.codec, ours.trainer, ours.trainer.answer_cue)
 
     each = [s * 1e3 / len(ours.trajectories) for s in measure(score, METHOD_REPEATS)]
     print_row(f"answer's log-probabilities, {model}", each, "ms")

@@ -17,7 +17,7 @@ from tspo.credit import CreditConfig
 from tspo.datasets.world.facts import LARGEST, SMALLEST
 from tspo.datasets.world.files import WorldSettings
 from tspo.errors import BadInput
-from tspo.protocol import PROMPT
+from tspo.protocol import ANSWER_CUE, PROMPT
 from tspo.retrieval.places import is_remote
 from tspo.rollout.episode import Limits
 
@@ -201,6 +201,11 @@ class TrainingSection(_Section):
     )
     save_every: int = Field(default=10, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=2, description="checkpoints kept; the oldest go first")
+    answer_cue: str = Field(
+        default=ANSWER_CUE,
+        description="information_gain: what is written before a golden answer whose probability is asked for; "
+        "best what the policy itself would write",
+    )
     lora: LoraSection | None = Field(default=None, description="train adapters instead of all weights")
     report_to: list[str] = Field(default=[], description="wandb, tensorboard, trackio, ... as in transformers")
     trl: dict[str, Any] = Field(

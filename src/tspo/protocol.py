@@ -26,6 +26,9 @@ PROMPT = (
     "Question: {question}\n"
 )
 
+ANSWER_CUE = "<think> Now there is enough information to answer. </think>\n<answer>"
+"""What is written for the policy where it is asked how likely an answer is; after IGPO's authors."""
+
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PASSAGE = re.compile(r"^Doc \d+\(Title: (?:\"[^\n]*?\"|[^\n]*?)\) ", re.MULTILINE)

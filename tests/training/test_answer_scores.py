@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from tspo.rollout.codec import Codec  # noqa: E402
-from tspo.training.answer_scores import CUE, answer_rows, score_answers  # noqa: E402
+from tspo.training.answer_scores import answer_rows, score_answers  # noqa: E402
 from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
 
 
@@ -38,8 +38,8 @@ def test_each_turn_is_asked_after_all_that_came_before_it(tiny_tokenizer):
     item = trajectory(codec, ("look", "a passage"), ("look again", "more"), ("answer", None))
     same_start = trajectory(codec, ("answer", None))
     scorer = Counts()
-    score_answers([item, same_start], codec, scorer)
-    start, cue = codec.prompt("Who?"), codec.policy(CUE)
+    score_answers([item, same_start], codec, scorer, "<think> So. </think>\n<answer>")
+    start, cue = codec.prompt("Who?"), codec.policy("<think> So. </think>\n<answer>")
     first = [*start, *item.turns[0].token_ids, *item.turns[0].feedback_token_ids]
     second = [*first, *item.turns[1].token_ids, *item.turns[1].feedback_token_ids]
     assert [list(prefix) for prefix, _ in scorer.asked] == [[*ids, *cue] for ids in (start, first, second)]

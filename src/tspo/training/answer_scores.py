@@ -11,23 +11,20 @@ from tspo.rewards.information_gain import FIELD, AnswerScorer
 from tspo.rollout.codec import Codec
 from tspo.trajectory import Trajectory
 
-CUE = "<think> Now there is enough information to answer. </think>\n<answer>"
-"""Written for the policy between what it has read and the golden answer; after that of IGPO's authors."""
 
-
-def score_answers(trajectories: Sequence[Trajectory], codec: Codec, scorer: AnswerScorer) -> None:
-    """Give each turn its `answer_log_probability`: the first golden answer's, after all that came before the turn.
+def score_answers(trajectories: Sequence[Trajectory], codec: Codec, scorer: AnswerScorer, cue: str) -> None:
+    """Give each turn its `answer_log_probability`: the first golden answer's, after all before the turn and the cue.
 
     Trajectories must come from a rollout. What several of them have in common is scored once.
     """
-    cue = codec.policy(CUE)
+    cue_ids = codec.policy(cue)
     asked: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     places = []
     for trajectory in trajectories:
         answer = tuple(codec.plain(f" {trajectory.golden_answers[0]}"))
         context = list(trajectory.prompt_token_ids or ())
         for turn in trajectory.turns:
-            places.append((turn, asked.setdefault(((*context, *cue), answer), len(asked))))
+            places.append((turn, asked.setdefault(((*context, *cue_ids), answer), len(asked))))
             context += [*(turn.token_ids or ()), *(turn.feedback_token_ids or ())]
     scores = scorer.answer_log_probabilities([prefix for prefix, _ in asked], [answer for _, answer in asked])
     for turn, place in places:

@@ -242,6 +242,7 @@ class _Run:
                 concurrency=config.rollout.concurrency,
                 make_sampler=sampler,
                 trajectory_dir=self.output / "trajectories",
+                answer_cue=config.training.answer_cue,
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config),
                 train_dataset=Dataset.from_dict(

@@ -19,6 +19,7 @@ from trl.trainer.utils import RepeatSampler, pad
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
 from tspo.files import atomic_write
+from tspo.protocol import ANSWER_CUE
 from tspo.retrieval.base import Retriever
 from tspo.rewards.stepsearch import FIELD as SUPPORTING_PASSAGES
 from tspo.rollout.batched_search import SearchLog
@@ -78,6 +79,7 @@ class TSPOTrainer(GRPOTrainer):
         make_sampler: MakeSampler | None = None,
         trajectory_dir: Path | None = None,
         on_episode: Progress | None = None,
+        answer_cue: str = ANSWER_CUE,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -95,6 +97,7 @@ class TSPOTrainer(GRPOTrainer):
         self._make_sampler = make_sampler or self._transformers_sampler
         self.trajectory_dir = trajectory_dir
         self.on_episode = on_episode
+        self.answer_cue = answer_cue
         self._sampler: Sampler | None = None
         self._indices: list[int] = []
         self._searches = SearchLog()
@@ -203,7 +206,7 @@ class TSPOTrainer(GRPOTrainer):
     def _add_what_the_reward_needs(self, trajectories: list[Trajectory]) -> None:
         needs = self.credit.rewards.needs
         if needs == "model":
-            score_answers(trajectories, self.codec, self)
+            score_answers(trajectories, self.codec, self, self.answer_cue)
         elif needs == "passages":
             for index, trajectory in zip(self._indices, trajectories, strict=True):
                 trajectory.extra[SUPPORTING_PASSAGES] = list(self.questions[index].supporting_passages)
