@@ -25,9 +25,9 @@ def mt_grpo(
     group_index: NDArray[np.int64],
     outcome: NDArray[np.float64],
     *,
+    turn_weight: float = 1.0,
     scale: Scale = "std",
     baseline: Baseline = "absorbing",
-    turn_weight: float = 1.0,
     unsearched: Unsearched = "outcome",
 ) -> NDArray[np.float64]:
     """A[i, k] = A^O_i + turn_weight A^T[i, k] before the last turn, and A^O_i in it.
