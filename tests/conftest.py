@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A pause of the machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 WIKI_QA = Path(__file__).resolve().parents[1] / "../shared/data/wiki-qa"
 

@@ -114,7 +114,8 @@ trajectories = st.builds(
 )
 configs = st.builds(
     CreditConfig,
-    **{name: st.sampled_from(values) for name, values in valid_choices().items()},
+    algorithm=st.sampled_from(["tspo", "grpo"]),
+    **{name: st.sampled_from(valid_choices()[name]) for name in ("credit", "match", "baseline", "level", "scale")},
     alpha=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     ignore=st.sampled_from([("yes", "no"), ()]),
 )

@@ -18,7 +18,7 @@ from tspo.datasets.names import Purpose, is_name, means_a_name, question_splits
 from tspo.datasets.world.facts import LARGEST, SMALLEST
 from tspo.datasets.world.files import WorldSettings
 from tspo.errors import BadInput
-from tspo.protocol import PROMPT
+from tspo.protocol import ANSWER_CUE, PROMPT
 from tspo.retrieval.places import is_remote
 from tspo.rollout.episode import Limits
 
@@ -154,7 +154,16 @@ class RolloutSection(_Section):
 class CreditSection(_Section):
     """How trajectories are rewarded and compared; the options of `tspo credit`."""
 
-    algorithm: str = Field(default="tspo", description="advantage estimator: tspo or grpo")
+    algorithm: str = Field(
+        default="tspo",
+        description="advantage estimator: tspo, grpo, dr_grpo, rloo, reinforce_plus_plus, "
+        "reinforce_plus_plus_baseline, mt_grpo, gigpo, igpo",
+    )
+    reward: str = Field(
+        default="own",
+        description="what turns earn: own (the algorithm's), outcome, folr, search_r1, evidence, stepsearch, "
+        "information_gain",
+    )
     alpha: float = Field(default=0.5, description="reward of the turn that first found the answer, 0 to 1")
     credit: str = Field(
         default="first_turn", description="near-miss turns that earn it: first_turn, through_first_turn"
@@ -164,6 +173,21 @@ class CreditSection(_Section):
     baseline: str = Field(default="absorbing", description="whom a turn is compared with: absorbing or reached")
     level: str = Field(default="turn", description="turn, or turn_if_all_wrong")
     scale: str = Field(default="std", description="divide advantages by the group's std, or none")
+    gamma: float = Field(
+        default=1.0, description="discount of later turns' rewards, 0 to 1: reinforce_plus_plus, gigpo, igpo"
+    )
+    turn_weight: float = Field(default=1.0, description="weight of a turn's own advantage: mt_grpo, gigpo")
+    anchor_similarity: float = Field(default=1.0, description="feedback so much alike is one state, 0 to 1: gigpo")
+    order: str = Field(default="normalize_first", description="normalize_first or accumulate_first: igpo")
+    unsearched: str = Field(
+        default="outcome", description="what the only turn of a trajectory is compared by, outcome or combined: mt_grpo"
+    )
+    format_score: float = Field(default=0.2, description="what keeping the format is worth, 0 to 1: search_r1")
+    broken_format_score: float = Field(
+        default=0.0, description="what a wrong answer earns in a broken format: search_r1"
+    )
+    retrieval_score: float = Field(default=0.0, description="what a passage with an answer adds: search_r1")
+    process_scale: float = Field(default=1.0, description="factor of what searches earn: stepsearch")
 
     def to_config(self) -> CreditConfig:
         """The checked options, as rewards and advantages take them."""
@@ -201,6 +225,11 @@ class TrainingSection(_Section):
     keep_checkpoints: int = Field(default=2, ge=2, description="checkpoints kept; the oldest go first")
     token_details: bool = Field(
         default=True, description="write of each policy token what `tspo view` shows: its place in the text, its ratio"
+    )
+    answer_cue: str = Field(
+        default=ANSWER_CUE,
+        description="information_gain: what is written before a golden answer whose probability is asked for; "
+        "best what the policy itself would write",
     )
     lora: LoraSection | None = Field(default=None, description="train adapters instead of all weights")
     report_to: list[str] = Field(default=[], description="wandb, tensorboard, trackio, ... as in transformers")

@@ -1,26 +1,34 @@
 """Who earned what: from trajectories to turn rewards and turn advantages, the same for every engine.
 
 `assign_credit` takes whole groups. An engine that samples in many processes calls `score` where the text is,
-gathers the numbers, and goes on with `turn_rewards` and `turn_advantages`.
+gathers the numbers, and goes on with `turn_rewards` and `turn_advantages`; `reward_trajectory` gives it the turn
+rewards that are read from text.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tspo.advantages import ADVANTAGES
-from tspo.advantages.group_relative import Scale, reached_turns
+from tspo.advantages import ADVANTAGES, Estimator
+from tspo.advantages.group_relative import Scale
+from tspo.advantages.igpo import Order
+from tspo.advantages.mt_grpo import Unsearched
 from tspo.advantages.tspo import Baseline, Level
+from tspo.anchors import anchor_states
 from tspo.errors import BadInput
-from tspo.rewards import folr
+from tspo.rewards import REWARDS, Reward
 from tspo.rewards.folr import NO_OCCURRENCE, CreditRule, first_occurrence
 from tspo.rewards.matching import Match, exact_match
 from tspo.trajectory import Trajectory
+
+OWN_REWARD = "own"
+"""Names the reward that an algorithm was published with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,26 @@ class CreditConfig:
     """Divide advantages by the group's standard deviation, or by nothing."""
     ignore: tuple[str, ...] = ("yes", "no")
     """Golden answers that are no evidence when a passage holds them."""
+    reward: str = OWN_REWARD
+    """What turns earn, a name in `REWARDS`; or the algorithm's own."""
+    gamma: float = 1.0
+    """Discount of later turns' rewards, a turn, in [0, 1]: reinforce_plus_plus, gigpo, igpo."""
+    turn_weight: float = 1.0
+    """Weight of the turn's own advantage beside the trajectory's: mt_grpo, gigpo."""
+    anchor_similarity: float = 1.0
+    """Feedback that is this much alike is one state, in (0, 1]; at 1 only the same text: gigpo."""
+    order: Order = "normalize_first"
+    """Whether rewards are first normalised or first summed: igpo."""
+    unsearched: Unsearched = "outcome"
+    """What the only turn of a trajectory has for its advantage: mt_grpo."""
+    format_score: float = 0.2
+    """What keeping the format is worth: search_r1."""
+    broken_format_score: float = 0.0
+    """What a wrong answer earns in a broken format: search_r1."""
+    retrieval_score: float = 0.0
+    """What a passage with an answer adds where the answer is wrong: search_r1."""
+    process_scale: float = 1.0
+    """Factor of what searches earn: stepsearch."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -50,13 +78,52 @@ class CreditConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise BadInput(f"{name}: {value!r} is not one of {', '.join(valid)}")
-        is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not is_number or not 0.0 <= self.alpha <= 1.0:
-            raise BadInput(f"alpha: {self.alpha!r} is not a number from 0 to 1")
+        for name in ("alpha", "gamma", "anchor_similarity", "format_score", "broken_format_score", "retrieval_score"):
+            self._check_number(name, 1.0)
+        for name in ("turn_weight", "process_scale"):
+            self._check_number(name, math.inf)
+        if self.anchor_similarity == 0:
+            raise BadInput("anchor_similarity: 0 would make all states one; give a number above 0, up to 1")
         is_sequence = isinstance(self.ignore, list | tuple)
         if not is_sequence or not all(isinstance(answer, str) for answer in self.ignore):
             raise BadInput(f"ignore: {self.ignore!r} is not a list of strings")
         object.__setattr__(self, "ignore", tuple(self.ignore))  # YAML gives a list
+        if why_not := self._why_no_pair():
+            raise BadInput(f"reward: {self.reward_name} does not go with algorithm {self.algorithm}: {why_not}")
+
+    @property
+    def reward_name(self) -> str:
+        """The reward's name in `REWARDS`."""
+        return ADVANTAGES[self.algorithm].reward if self.reward == OWN_REWARD else self.reward
+
+    @property
+    def rewards(self) -> Reward:
+        """What turns earn."""
+        return REWARDS[self.reward_name]
+
+    def with_algorithm(self, algorithm: str) -> CreditConfig:
+        """The same options for `algorithm` with its own reward; itself where that is its algorithm."""
+        return self if algorithm == self.algorithm else replace(self, algorithm=algorithm, reward=OWN_REWARD)
+
+    def _check_number(self, name: str, most: float) -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0.0 <= value <= most or math.isinf(value):
+            what = "a number from 0 on" if math.isinf(most) else f"a number from 0 to {most:g}"
+            raise BadInput(f"{name}: {value!r} is not {what}")
+
+    def _why_no_pair(self) -> str:
+        """Why the reward makes no sense with the algorithm; empty where it does."""
+        estimator, placed = ADVANTAGES[self.algorithm], self.rewards.placed
+        if placed == "standing" and estimator.takes != "turns":
+            return "it says what a turn is worth, and its sum over turns would reward long trajectories; use tspo"
+        if placed == "trajectory" and estimator.per_turn:
+            return "it gives the turns nothing of their own to compare; use grpo"
+        if placed == "steps" and estimator.takes == "turns" and self.baseline == "absorbing":
+            return (
+                "a trajectory that ended would earn its answer's reward again in every later turn; use baseline=reached"
+            )
+        return ""
 
 
 @dataclass(slots=True)
@@ -80,6 +147,9 @@ def valid_choices() -> dict[str, tuple[str, ...]]:
     """The valid values of each field of `CreditConfig` that is a choice."""
     return {
         "algorithm": tuple(ADVANTAGES),
+        "reward": (OWN_REWARD, *REWARDS),
+        "order": get_args(Order),
+        "unsearched": get_args(Unsearched),
         "credit": get_args(CreditRule),
         "match": get_args(Match),
         "baseline": get_args(Baseline),
@@ -100,15 +170,27 @@ def score(trajectory: Trajectory, config: CreditConfig) -> tuple[float, int | No
 def turn_rewards(
     outcome: ArrayLike, num_turns: ArrayLike, first_occurrence: ArrayLike, config: CreditConfig
 ) -> NDArray[np.float64]:
-    """What each turn earns under the algorithm: (N, K) float64, zeros past a trajectory's end.
+    """What each turn earns by a reward that needs no text: (N, K) float64, zeros past a trajectory's end.
 
     `outcome` (N,) is 0 or 1, `num_turns` (N,) at least 1, `first_occurrence` (N,) 0-based or NO_OCCURRENCE.
+    Raises ValueError where the reward is read from the trajectory.
     """
-    if ADVANTAGES[config.algorithm].rewards == "folr":
-        return folr.turn_rewards(outcome, num_turns, first_occurrence, alpha=config.alpha, credit=config.credit)
-    num_turns = np.asarray(num_turns, dtype=np.int64)
-    reached = reached_turns(num_turns, num_turns.max(initial=0))
-    return np.where(reached, np.asarray(outcome, dtype=np.float64)[:, None], 0.0)
+    reward = config.rewards
+    if reward.reads != "scores":
+        raise ValueError(f"{config.reward_name} is read from the trajectory: reward_trajectory gives it")
+    rewards: NDArray[np.float64] = reward.rewards(outcome, num_turns, first_occurrence, **_options(reward, config))
+    return rewards
+
+
+def reward_trajectory(trajectory: Trajectory, config: CreditConfig) -> list[float]:
+    """What each turn of one trajectory earns. Raises BadInput where it lacks what the reward needs."""
+    reward = config.rewards
+    if reward.reads == "trajectory":
+        earned: list[float] = reward.rewards(trajectory, **_options(reward, config))
+        return earned
+    outcome, first = score(trajectory, config)
+    rewards = turn_rewards([outcome], [len(trajectory.turns)], [NO_OCCURRENCE if first is None else first], config)
+    return [float(earned) for earned in rewards[0]]
 
 
 def turn_advantages(
@@ -119,13 +201,17 @@ def turn_advantages(
     config: CreditConfig,
     *,
     compared: ArrayLike | None = None,
+    anchors: ArrayLike | None = None,
+    turn_tokens: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """The advantage of each turn under the algorithm: (N, K) float64, zeros past a trajectory's end.
 
     `turn_rewards` is (N, K) with K at least the longest trajectory, `num_turns` (N,) at least 1,
     `group_index` (N,) labels whose equality makes a group, `outcome` (N,) 0 or 1. Trajectories that are not
     `compared` (N,) bool, by default all, get zeros and are in nobody's baseline, as if they had not been.
-    Raises ValueError where the shapes do not fit or a trajectory has no turn or too many.
+    `anchors` (N, K) are the labels that gigpo compares turns by. `turn_tokens` (N, K) are the weights of
+    reinforce_plus_plus and its baseline variant, by default 1 each. Raises ValueError where the shapes do not fit, a
+    trajectory has no turn or too many, or anchors are wanted and not given.
     """
     rewards = np.asarray(turn_rewards, dtype=np.float64)
     turns = np.asarray(num_turns, dtype=np.int64)
@@ -139,11 +225,25 @@ def turn_advantages(
     if np.any(turns < 1) or np.any(turns > rewards.shape[1]):
         raise ValueError(f"num_turns must be from 1 to {rewards.shape[1]}, the width of turn_rewards")
 
-    estimator = ADVANTAGES[config.algorithm]
-    options = {name: getattr(config, name) for name in estimator.options}
+    estimator, placed = ADVANTAGES[config.algorithm], config.rewards.placed
+    if estimator.takes == "trajectory":
+        outcomes = rewards[:, :1].sum(1) if placed == "trajectory" else rewards.sum(1)
+    elif estimator.takes == "steps" and placed == "trajectory":
+        last = np.arange(rewards.shape[1]) == turns[:, None] - 1
+        rewards = np.where(last, rewards, 0.0)
+    given = {"anchors": anchors, "turn_tokens": np.ones(rewards.shape) if turn_tokens is None else turn_tokens}
+    inputs = {name: np.asarray(given[name]) for name in estimator.inputs}
+    if any(values.shape != rewards.shape for values in inputs.values()):
+        raise ValueError(f"{config.algorithm} needs {' and '.join(inputs)} of shape {rewards.shape}")
+
     advantages = np.zeros(rewards.shape)
     advantages[counts] = estimator.advantages(
-        rewards[counts], turns[counts], groups[counts], outcomes[counts], **options
+        rewards[counts],
+        turns[counts],
+        groups[counts],
+        outcomes[counts],
+        **{name: values[counts] for name, values in inputs.items()},
+        **_options(estimator, config),
     )
     return advantages
 
@@ -160,10 +260,37 @@ def assign_credit(trajectories: Sequence[Trajectory], config: CreditConfig) -> l
     numbers: dict[str, int] = {}
     group_index = [numbers.setdefault(trajectory.group_id, len(numbers)) for trajectory in trajectories]
 
-    rewards = turn_rewards(outcome, num_turns, first, config)
+    if config.rewards.reads == "scores":
+        rewards = turn_rewards(outcome, num_turns, first, config)
+    else:
+        rewards = _padded([reward_trajectory(trajectory, config) for trajectory in trajectories])
+    inputs: dict[str, NDArray[np.float64]] = {}
+    if "anchors" in ADVANTAGES[config.algorithm].inputs:
+        inputs["anchors"] = _padded(anchor_states(trajectories, config.anchor_similarity))
+    if "turn_tokens" in ADVANTAGES[config.algorithm].inputs:
+        inputs["turn_tokens"] = _padded(_turn_tokens(trajectories))
     compared = [not trajectory.retriever_failed for trajectory in trajectories]
-    advantages = turn_advantages(rewards, num_turns, group_index, outcome, config, compared=compared)
+    advantages = turn_advantages(rewards, num_turns, group_index, outcome, config, compared=compared, **inputs)
     return [
         Credit(scores[i][0], scores[i][1], rewards[i, :k].tolist(), advantages[i, :k].tolist())
         for i, k in enumerate(num_turns)
     ]
+
+
+def _options(of: Reward | Estimator, config: CreditConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in of.options}
+
+
+def _turn_tokens(trajectories: Sequence[Trajectory]) -> list[list[int]]:
+    """The number of tokens sampled in each turn; 1 in all of them where any turn does not say."""
+    turns = [[turn.token_ids for turn in trajectory.turns] for trajectory in trajectories]
+    known = all(ids is not None for trajectory in turns for ids in trajectory)
+    return [[len(ids) if known and ids is not None else 1 for ids in trajectory] for trajectory in turns]
+
+
+def _padded(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """The rows as one array, zeros past their ends."""
+    padded = np.zeros((len(rows), max(map(len, rows), default=0)))
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded

@@ -26,8 +26,12 @@ PROMPT = (
     "Question: {question}\n"
 )
 
+ANSWER_CUE = "<think> Now there is enough information to answer. </think>\n<answer>"
+"""What is written for the policy where it is asked how likely an answer is; after IGPO's authors."""
+
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_PASSAGE = re.compile(r"^Doc \d+\(Title: (?:\"[^\n]*?\"|[^\n]*?)\) ", re.MULTILINE)
 _TAG_LIKE = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(TAGS)})\b)", re.IGNORECASE)
 
 
@@ -96,3 +100,8 @@ def render_passages(contents: Sequence[str]) -> str:
         title, _, text = content.partition("\n")
         lines.append(f"Doc {number}(Title: {title}) {text}\n")
     return "".join(lines)
+
+
+def split_passages(feedback: str) -> list[str]:
+    """The texts of the passages in feedback of `render_passages`, without their titles; none in any other text."""
+    return [text.strip() for text in _PASSAGE.split(feedback)[1:]]

@@ -1,12 +1,15 @@
 import importlib.util
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("trl")
 
+from tspo.advantages import ADVANTAGES
 from tspo.cli import main
 from tspo.training import compare
 from tspo.training.side_by_side import Failure
@@ -141,3 +144,13 @@ def test_the_report_needs_no_torch(config_file, tmp_path, trained):
     arguments = ["compare", "--out", str(tmp_path / "out"), "--report-only"]
     result = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stderr) == (0, "[]\n")
+
+
+def test_arguments_from_a_file_and_the_arms_of_all_methods(tmp_path, trained, capsys):
+    configs = Path(__file__).parents[2] / "configs"
+    arguments = [str(configs / "embedded-near-miss.yaml"), f"@{configs / 'embedded-methods.arms'}", "--seeds", "0"]
+    assert main(["compare", *arguments, "--out", str(tmp_path / "out")]) == 0
+    compared = json.loads((tmp_path / "out/grid.json").read_text())["arms"]
+    assert {arm["settings"]["credit"]["algorithm"] for arm in compared.values()} == set(ADVANTAGES)
+    assert all(arm["settings"]["training"]["answer_cue"] == "<think> The answer is" for arm in compared.values())
+    assert len(trained[0]) == len(compared) == 12

@@ -83,6 +83,16 @@ def test_every_option_reaches_the_config(source, monkeypatch, capfd):
         "level": "turn_if_all_wrong",
         "scale": "none",
         "ignore": ("maybe", "perhaps"),
+        "reward": "search_r1",
+        "gamma": 0.5,
+        "turn_weight": 2.0,
+        "anchor_similarity": 0.9,
+        "order": "accumulate_first",
+        "unsearched": "combined",
+        "format_score": 0.3,
+        "broken_format_score": 0.1,
+        "retrieval_score": 0.15,
+        "process_scale": 0.6,
     }
     assert set(given) == {field.name for field in fields(CreditConfig)}
     seen = []
@@ -90,7 +100,7 @@ def test_every_option_reaches_the_config(source, monkeypatch, capfd):
     monkeypatch.setattr(
         tspo.credit, "assign_credit", lambda items, config: seen.append(config) or original(items, config)
     )
-    arguments = [f"--{k}={v if k != 'ignore' else 'maybe, perhaps'}" for k, v in given.items()]
+    arguments = [f"--{k.replace('_', '-')}={v if k != 'ignore' else 'maybe, perhaps'}" for k, v in given.items()]
     assert main(["credit", source, *arguments]) == 0
     assert main(["credit", source]) == 0
     assert seen == [CreditConfig(**given), CreditConfig()]
@@ -106,7 +116,7 @@ def test_help_shows_the_true_defaults_and_choices(capsys):
         assert f"--{name} {'|'.join(choices)} " in text
     for field in fields(CreditConfig):
         default = ",".join(field.default) if field.name == "ignore" else field.default
-        assert text.split(f"--{field.name} ")[1].split("(default: ")[1].split(")")[0] == str(default)
+        assert text.split(f"--{field.name.replace('_', '-')} ")[1].split("(default: ")[1].split(")")[0] == str(default)
 
 
 def test_in_and_out_may_be_one_file_and_a_second_run_changes_nothing(source):
@@ -278,3 +288,46 @@ def test_version_imports_no_numpy():
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True).stdout.strip() == b"False"
     result = subprocess.run([*COMMAND, "--version"], capture_output=True)
     assert result.stdout.startswith(b"tspo ")
+
+
+NEEDS = {"stepsearch": "supporting_passages", "information_gain": "answer_log_probability"}
+
+
+@pytest.mark.parametrize("algorithm", valid_choices()["algorithm"])
+def test_every_algorithm_that_needs_no_model(source, tmp_path, algorithm, capfd):
+    out = tmp_path / "out.jsonl"
+    code = main(["credit", source, "--out", str(out), "--algorithm", algorithm])
+    error = capfd.readouterr().err
+    if algorithm != "igpo":
+        assert (code, error) == (0, "")
+        assert all(len(item["turn_advantages"]) == len(item["turns"]) for item in read(out))
+    else:
+        assert code == 2
+        assert error.count("\n") == 1
+        assert "needs 'answer_log_probability'" in error
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(("reward", "field"), NEEDS.items())
+def test_a_reward_that_needs_more_takes_it_from_the_file(tmp_path, reward, field, capfd):
+    lines = [json.loads(json.dumps(item)) for item in LINES]
+    source = write(tmp_path / "in.jsonl", lines)
+    assert main(["credit", source, "--algorithm", "gigpo", "--reward", reward]) == 2
+    assert f"reward {reward} needs '{field}'" in capfd.readouterr().err
+    for item in lines:
+        item["supporting_passages"] = ["by Jane Doe"]
+        for turn in item["turns"]:
+            turn["answer_log_probability"] = -1.5
+    out = tmp_path / "out.jsonl"
+    source = write(tmp_path / "in.jsonl", lines)
+    assert main(["credit", source, "--algorithm", "gigpo", "--reward", reward, "--out", str(out)]) == 0
+    assert [{k: v for k, v in item.items() if k not in FIELDS} for item in read(out)] == lines
+
+
+def test_a_senseless_pair_is_refused_in_one_line(source, tmp_path, capfd):
+    out = tmp_path / "out.jsonl"
+    assert main(["credit", source, "--out", str(out), "--algorithm", "grpo", "--reward", "folr"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "reward: folr does not go with algorithm grpo" in error
+    assert not out.exists()

@@ -1,7 +1,7 @@
 """TSPOTrainer against a plain implementation of the objective, on trajectories made by hand."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +191,8 @@ def gradients(model: Any) -> torch.Tensor:
         CreditConfig(),
         CreditConfig(algorithm="grpo"),
         CreditConfig(alpha=0.3, credit="through_first_turn", baseline="reached", scale="none"),
+        CreditConfig(algorithm="reinforce_plus_plus"),
+        CreditConfig(algorithm="igpo"),
     ],
 )
 @pytest.mark.parametrize("off_policy", [False, True])
@@ -223,6 +225,35 @@ def test_loss_and_gradient_equal_the_plain_objective(make_setting, credit: Credi
     assert expected.item() != 0
     assert abs(loss.item() - expected.item()) < 1e-5 * size
     assert (ours - plain).norm() / plain.norm() < 1e-5
+
+
+def test_dr_grpo_divides_the_sum_over_tokens_by_a_constant(make_setting) -> None:
+    settings = {"loss_type": "dr_grpo", "max_completion_length": 100}
+    setting = make_setting(CreditConfig(algorithm="dr_grpo"), **settings)
+    (batch,) = order_step([setting.inputs], BETA)
+    loss = setting.trainer._compute_loss(setting.trainer.model, batch)
+    ours = gradients(setting.trainer.model)
+    setting.trainer.model.zero_grad()
+    terms = torch.cat(plain_terms(setting))
+    expected = terms.sum() / (len(setting.trajectories) * 100)
+    expected.backward()
+    plain = gradients(setting.trainer.model)
+    assert abs(loss.item() - expected.item()) < 1e-5 * terms.abs().mean().item()
+    assert (ours - plain).norm() / plain.norm() < 1e-5
+
+
+def test_golden_passages_come_from_the_questions(make_setting) -> None:
+    setting = make_setting(CreditConfig())
+    trainer = setting.trainer
+    trainer.credit = CreditConfig(algorithm="gigpo", reward="stepsearch")
+    texts = ("Ann Lee wrote it", "it is in Oslo")
+    trainer.questions = [
+        replace(question, supporting_passages=(text,)) for question, text in zip(QUESTIONS, texts, strict=True)
+    ]
+    trainer._generate_and_score_completions(rows_of_a_step())
+    assert [item.extra["supporting_passages"] for item in setting.trajectories[::GROUP_SIZE]] == [[t] for t in texts]
+    assert trainer._credits[0].turn_rewards == pytest.approx([1.0, 1.0])
+    assert trainer._credits[3].turn_rewards[0] == 0.0
 
 
 def test_micro_batches_add_up_to_the_whole_batch(make_setting) -> None:

@@ -49,3 +49,8 @@ def group_relative(
 def reached_turns(num_turns: NDArray[np.int64], max_turns: int) -> NDArray[np.bool_]:
     """(N, max_turns): whether trajectory i has a turn k."""
     return np.arange(max_turns) < num_turns[:, None]
+
+
+def on_every_turn(advantage: NDArray[np.float64], num_turns: NDArray[np.int64], max_turns: int) -> NDArray[np.float64]:
+    """(N, max_turns): a trajectory's one advantage (N,) on each of its turns, zeros past the end."""
+    return np.where(reached_turns(num_turns, max_turns), advantage[:, None], 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo.advantages.group_relative import Scale, group_relative, reached_turns
+from tspo.advantages.group_relative import Scale, group_relative, on_every_turn
 
 
 def grpo(
@@ -21,5 +21,5 @@ def grpo(
     `outcome` R is (N,); of `turn_rewards` (N, K) only the shape is read. Returns (N, K), zeros past the end.
     """
     everyone = np.ones((len(outcome), 1), dtype=np.bool_)
-    advantage = group_relative(outcome[:, None], everyone, group_index, scale)
-    return np.where(reached_turns(num_turns, turn_rewards.shape[1]), advantage, 0.0)
+    advantage = group_relative(outcome[:, None], everyone, group_index, scale)[:, 0]
+    return on_every_turn(advantage, num_turns, turn_rewards.shape[1])

@@ -25,6 +25,7 @@ compare.md, compare.json, curves.svg, curves.png.
 
 An arm is the configuration with some settings over it. --vary gives settings several values, and with more
 than one --vary every combination is an arm; --arm adds one arm. Without either, the arms are TSPO and GRPO.
+@FILE stands for the arguments in FILE, one a line.
 
 Ctrl-C (or SIGTERM) saves and stops; the same command goes on from there, runs only what is not done, and
 takes more arms and seeds. Every arm in --out is in the report; the first of all is what others are
@@ -36,6 +37,7 @@ examples:
   tspo compare --out runs/tspo-grpo --seeds 0-7 --jobs 2
   tspo compare my.yaml --out runs/alpha --vary credit.alpha=0.1,0.3,0.5
   tspo compare my.yaml --out runs/mix --arm "credit.algorithm=grpo" --arm "credit.alpha=0.3 training.beta=0"
+  tspo compare configs/embedded-near-miss.yaml @configs/embedded-methods.arms --out runs/methods --jobs 2
   tspo compare --out runs/tspo-grpo --report-only --target-em 0.4
 """
 
@@ -48,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        fromfile_prefix_chars="@",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="[CONFIG.yaml] key=value", help="the settings that all arms have"

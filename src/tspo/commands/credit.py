@@ -35,7 +35,16 @@ examples:
 
 # Defaults and valid values are CreditConfig's, which would cost NumPy's import here; a test compares them.
 _OPTIONS = (
-    ("algorithm", "tspo|grpo", "how rewards become advantages (default: tspo)"),
+    (
+        "algorithm",
+        "tspo|grpo|dr_grpo|rloo|reinforce_plus_plus|reinforce_plus_plus_baseline|mt_grpo|gigpo|igpo",
+        "how rewards become advantages (default: tspo)",
+    ),
+    (
+        "reward",
+        "own|outcome|folr|search_r1|evidence|stepsearch|information_gain",
+        "what turns earn; own is what the algorithm was published with (default: own)",
+    ),
     ("alpha", "NUMBER", "what a wrong trajectory earns where the answer came up, 0 to 1 (default: 0.5)"),
     (
         "credit",
@@ -59,6 +68,23 @@ _OPTIONS = (
         "advantages per turn in every group, or only in groups with no correct answer (default: turn)",
     ),
     ("scale", "std|none", "divide advantages by the group's standard deviation, or not (default: std)"),
+    ("gamma", "NUMBER", "discount of later turns' rewards: reinforce_plus_plus, gigpo, igpo (default: 1.0)"),
+    ("turn_weight", "NUMBER", "weight of a turn's own advantage: mt_grpo, gigpo (default: 1.0)"),
+    ("anchor_similarity", "NUMBER", "feedback so much alike is one state, 0 to 1: gigpo (default: 1.0)"),
+    (
+        "order",
+        "normalize_first|accumulate_first",
+        "normalise rewards and then sum them, or the other way round: igpo (default: normalize_first)",
+    ),
+    (
+        "unsearched",
+        "outcome|combined",
+        "what the only turn of a trajectory is compared by: mt_grpo (default: outcome)",
+    ),
+    ("format_score", "NUMBER", "what keeping the format is worth, 0 to 1: search_r1 (default: 0.2)"),
+    ("broken_format_score", "NUMBER", "what a wrong answer earns in a broken format: search_r1 (default: 0.0)"),
+    ("retrieval_score", "NUMBER", "what a passage with an answer adds: search_r1 (default: 0.0)"),
+    ("process_scale", "NUMBER", "factor of what searches earn: stepsearch (default: 1.0)"),
     (
         "ignore",
         "ANSWERS",
@@ -78,10 +104,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("input", metavar="IN", help="trajectory file (JSON Lines); - is standard input")
     parser.add_argument("--out", metavar="OUT", default="-", help="where to write; - is standard output (default)")
-    convert: dict[str, Callable[[str], object]] = {"alpha": float, "ignore": _comma_separated}
+    convert: dict[str, Callable[[str], object]] = {"NUMBER": float, "ANSWERS": _comma_separated}
     for name, metavar, text in _OPTIONS:
         parser.add_argument(
-            f"--{name}", metavar=metavar, help=text, type=convert.get(name, str), default=argparse.SUPPRESS
+            f"--{name.replace('_', '-')}",
+            metavar=metavar,
+            help=text,
+            type=convert.get(metavar, str),
+            default=argparse.SUPPRESS,
         )
     parser.set_defaults(run=run)
 

@@ -18,9 +18,9 @@ _QUESTION_MARK = "Question:"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `supporting_titles` are the documents that hold the evidence, where that is known.
-
-    `hops` is how many facts it goes through, None where nothing tells.
+    """One question; `supporting_titles` are the documents that hold the evidence, where that is known, and
+    `supporting_passages` their texts, in the same order, where a reward wants them. `hops` is how many facts it goes
+    through, None where nothing tells.
     """
 
     id: str
@@ -29,6 +29,7 @@ class Question:
     data_source: str
     supporting_titles: tuple[str, ...] = ()
     hops: int | None = None
+    supporting_passages: tuple[str, ...] = ()
 
 
 def read_questions(paths: Iterable[str | Path]) -> list[Question]:

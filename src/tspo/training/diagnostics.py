@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,12 +45,13 @@ def rollout_metrics(
         "rollout_seconds": seconds,
         "rollout_tokens_per_second": tokens / seconds,
     }
-    for algorithm in ("grpo", "tspo"):
-        method = replace(config, algorithm=algorithm)
+    for algorithm in dict.fromkeys(("grpo", "tspo", config.algorithm)):
+        method = config.with_algorithm(algorithm)
         assigned = credits if config == method else assign_credit(trajectories, method)
         groups = _by_group(trajectories, assigned)
         metrics[f"no_variance_share_{algorithm}"] = np.mean([not any(c.teaches for c in group) for group in groups])
-        metrics[f"reward_variance_{algorithm}"] = np.mean([reward_variance(group, method) for group in groups])
+        if algorithm in ("grpo", "tspo"):
+            metrics[f"reward_variance_{algorithm}"] = np.mean([reward_variance(group, method) for group in groups])
         entropies = [credit_entropy(credit.turn_advantages) for credit in assigned]
         if defined := [entropy for entropy in entropies if entropy is not None]:
             metrics[f"credit_entropy_{algorithm}"] = np.mean(defined)

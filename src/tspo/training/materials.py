@@ -10,6 +10,7 @@ from tspo.cache_folder import cache_dir
 from tspo.config import DataSection, RunConfig, WorldSection
 from tspo.datasets.prepared import question_files
 from tspo.datasets.questions import Question, read_questions
+from tspo.datasets.supporting_passages import with_supporting_passages
 from tspo.datasets.world.files import WorldFiles, world_files
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
@@ -46,6 +47,8 @@ def read_materials(config: RunConfig, *, training: bool = True) -> Materials:
     sampler_kind(config)
     files = data_files(config.data, training=training)
     train = read_questions(files.train) if files.train else []
+    if config.credit.to_config().rewards.needs == "passages":
+        train = with_supporting_passages(train, files.corpus)
     test = read_questions(files.test) if files.test else []
     retriever = retriever_of(config.rollout, files.corpus)
     codec = codec_of(config)

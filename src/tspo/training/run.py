@@ -227,6 +227,7 @@ class _Run:
                 sampling_dtype=sampling_dtype(config),
                 trajectory_dir=self.output / "trajectories",
                 token_details=config.training.token_details,
+                answer_cue=config.training.answer_cue,
                 write_card=lambda folder: self._write_card(folder, trainer.hub_model_id),
                 on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
                 args=grpo_config(config, self.state.num_processes),

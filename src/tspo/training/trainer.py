@@ -19,13 +19,16 @@ from trl.trainer.utils import RepeatSampler, pad
 
 from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.datasets.questions import Question
+from tspo.protocol import ANSWER_CUE
 from tspo.retrieval.base import Retriever
+from tspo.rewards.stepsearch import FIELD as SUPPORTING_PASSAGES
 from tspo.rollout.batched_search import SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
+from tspo.training.answer_scores import answer_rows, score_answers
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.pass_metrics import GAP, AloneAccelerator, PassMetrics, metrics_of_pass, metrics_of_step
@@ -93,6 +96,7 @@ class TSPOTrainer(GRPOTrainer):
         token_details: bool = True,
         write_card: Callable[[Path], None] | None = None,
         on_episode: Progress | None = None,
+        answer_cue: str = ANSWER_CUE,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -112,6 +116,7 @@ class TSPOTrainer(GRPOTrainer):
         self.token_details = token_details and trajectory_dir is not None
         self.write_card = write_card
         self.on_episode = on_episode
+        self.answer_cue = answer_cue
         self._sampler: Sampler | None = None
         self._whole = WholePolicy(self.model, sampling_dtype) if is_spread(self.accelerator) else None
         self._indices: list[int] = []
@@ -173,6 +178,7 @@ class TSPOTrainer(GRPOTrainer):
         if self.token_details:
             for trajectory in trajectories:
                 add_token_ends(trajectory, self.codec.tokenizer)
+        self._add_what_the_reward_needs(trajectories)
 
         # A group may lie on several processes: credit is given where all of it is known.
         everyone: list[Trajectory] = gather_object(trajectories)
@@ -224,14 +230,32 @@ class TSPOTrainer(GRPOTrainer):
             if self.on_episode is not None:
                 self.on_episode(ended, len(requests))
 
-        was_training = model.training
-        model.eval()
-        try:
+        with _evaluating(model):
             loop = AgentLoop(self._sampler, self.codec, self.retriever, self.limits)
             self._searches = loop.searches
             return loop.rollout(requests, on_done)
-        finally:
-            model.train(was_training)
+
+    def _add_what_the_reward_needs(self, trajectories: list[Trajectory]) -> None:
+        needs = self.credit.rewards.needs
+        if needs == "model":
+            score_answers(trajectories, self.codec, self, self.answer_cue)
+        elif needs == "passages":
+            for index, trajectory in zip(self._indices, trajectories, strict=True):
+                trajectory.extra[SUPPORTING_PASSAGES] = list(self.questions[index].supporting_passages)
+
+    def answer_log_probabilities(
+        self, prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """For each prefix, the mean log-probability of its answer's tokens, at the sampling temperature."""
+        device = self.accelerator.device
+        ids, attention, self._scored = (part.to(device) for part in answer_rows(prefixes, answers))
+        model = self.accelerator.unwrap_model(self.model) if self._whole is None else self._whole.model
+        with _evaluating(model), torch.no_grad():
+            logprobs, _, _ = self._get_per_token_logps_and_entropies(
+                model, ids, attention, self._scored.shape[1], self.args.per_device_train_batch_size
+            )
+        means = (logprobs * self._scored).sum(1) / self._scored.sum(1)
+        return [float(mean) for mean in means]
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's micro-batch; the rows of each optimizer step are in the order of `order_step`."""
@@ -403,6 +427,16 @@ class TSPOTrainer(GRPOTrainer):
             if self.write_card is not None:
                 self.write_card(checkpoint)
             mark_whole(checkpoint)
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def outcome_reward(outcome: list[float], **_: Any) -> list[float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -78,9 +78,7 @@ def choose_groups(
     """Up to two groups of different kinds from the first steps, the middle ones and the last."""
     chosen = []
     for phase, numbers in _phases(list(steps)).items():
-        candidates = [
-            _describe(step, phase, group, config) for step in numbers for group in group_trajectories(read(steps[step]))
-        ]
+        candidates = [one for step in numbers for one in _describe(step, phase, read(steps[step]), config)]
         best = [
             max((one for one in candidates if one.kind is kind), key=_variety, default=None) for kind in _WANTED[phase]
         ]
@@ -130,19 +128,25 @@ def _phases(steps: list[int]) -> dict[str, list[int]]:
     return {phase: numbers for phase, numbers in phases.items() if numbers}
 
 
-def _describe(step: int, phase: str, group: Group, config: CreditConfig) -> Chosen:
-    credits = {
-        method: assign_credit(group.trajectories, replace(config, algorithm=method))
-        for method in methods(config.algorithm)
-    }
-    right = sum(credit.outcome == 1.0 for credit in credits["tspo"])
-    if right == len(group.trajectories):
-        kind = Kind.ALL_RIGHT
-    elif right:
-        kind = Kind.MIXED
-    else:
-        kind = Kind.NEAR_MISS if any(credit.teaches for credit in credits["tspo"]) else Kind.NOTHING
-    return Chosen(step, phase, kind, group, credits)
+def _describe(step: int, phase: str, trajectories: Sequence[Trajectory], config: CreditConfig) -> Iterator[Chosen]:
+    """The groups of one step; credit is assigned over all of them, for a method may compare groups too."""
+    assigned: dict[str, dict[str, list[Credit]]] = {}
+    for method in methods(config.algorithm):
+        credits = assign_credit(trajectories, config.with_algorithm(method))
+        for trajectory, credit in zip(trajectories, credits, strict=True):
+            assigned.setdefault(trajectory.group_id, {}).setdefault(method, []).append(credit)
+    for group in group_trajectories(trajectories):
+        of_group = assigned[group.group_id]
+        yield Chosen(step, phase, _kind(of_group["tspo"]), group, of_group)
+
+
+def _kind(credits: Sequence[Credit]) -> Kind:
+    right = sum(credit.outcome == 1.0 for credit in credits)
+    if right == len(credits):
+        return Kind.ALL_RIGHT
+    if right:
+        return Kind.MIXED
+    return Kind.NEAR_MISS if any(credit.teaches for credit in credits) else Kind.NOTHING
 
 
 def _variety(one: Chosen) -> tuple[int, int, int]:
