@@ -11,15 +11,22 @@ from omegaconf import OmegaConf  # noqa: E402
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn  # noqa: E402
 
 from tspo.credit import CreditConfig  # noqa: E402
-from tspo.rewards.folr import NO_OCCURRENCE  # noqa: E402
 from tspo.training.verl.advantage import token_advantages  # noqa: E402
 from tspo.training.verl.carried import CarriedRow, handed_over  # noqa: E402
+from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
 
 pytestmark = pytest.mark.verl
 
-NEAR_MISS = CarriedRow([0, 0, -1, 1], num_turns=2, outcome=0.0, first_occurrence=0, retriever_failed=False)
-WRONG = CarriedRow([0, 0, -1, 1], num_turns=2, outcome=0.0, first_occurrence=NO_OCCURRENCE, retriever_failed=False)
-FAILED = CarriedRow([0], num_turns=1, outcome=0.0, first_occurrence=NO_OCCURRENCE, retriever_failed=True)
+
+def row(feedback: str, *, stop_reason: StopReason = StopReason.ANSWER, padding: bool = False) -> CarriedRow:
+    """A search that brings `feedback`, and a wrong answer after it."""
+    turns = [Turn("<search>a</search>", "a", feedback), Turn("<answer>c</answer>")]
+    return CarriedRow([0, 0, -1, 1], Trajectory("g", "g-0", "q", ["b"], turns, "c", stop_reason), padding)
+
+
+NEAR_MISS, WRONG = row("it is b"), row("it is not there")
+PADDING = row("it is b", padding=True)
+FAILED = row("it is b", stop_reason=StopReason.RETRIEVER_ERROR)
 
 
 def advantages(rows: list[CarriedRow], group: list[str], mask: list[list[int]]) -> Any:
@@ -34,10 +41,10 @@ def test_each_turn_has_its_own_advantage_and_feedback_none() -> None:
     assert found.dtype == torch.float32
 
 
-def test_a_padding_row_is_a_group_of_its_own_and_gets_nothing() -> None:
+def test_a_padding_row_is_in_no_group_and_gets_nothing() -> None:
     """verl copies a real row's extra fields into rows that it pads a batch with; their mask is 0."""
     alone = advantages([NEAR_MISS, WRONG], ["a", "a"], [[1, 1, 0, 1]] * 2)
-    padded = advantages([NEAR_MISS, WRONG, NEAR_MISS], ["a", "a", "pad"], [[1, 1, 0, 1]] * 2 + [[0, 0, 0, 0]])
+    padded = advantages([NEAR_MISS, WRONG, PADDING], ["a", "a", "a"], [[1, 1, 0, 1]] * 2 + [[0, 0, 0, 0]])
     assert torch.equal(padded[:2], alone)
     assert not padded[2].any()
 

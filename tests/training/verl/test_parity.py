@@ -26,7 +26,7 @@ from verl.workers.utils.losses import ppo_loss  # noqa: E402
 
 from tspo.advantages import ADVANTAGES  # noqa: E402
 from tspo.config import RunConfig  # noqa: E402
-from tspo.credit import CreditConfig, turn_rewards  # noqa: E402
+from tspo.credit import CreditConfig, assign_credit  # noqa: E402
 from tspo.datasets.questions import Question  # noqa: E402
 from tspo.rollout.codec import Codec  # noqa: E402
 from tspo.rollout.completion import completion_of  # noqa: E402
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.verl
 GROUPS, GROUP_SIZE, TEMPERATURE = 4, 4, 0.7
 QUESTIONS = [Question(f"q{i}", f"question {i}", (f"answer{i}",), "made") for i in range(GROUPS)]
 CREDITS = [
-    *(CreditConfig(algorithm=algorithm) for algorithm in ADVANTAGES),
+    *(credit for credit in map(CreditConfig, ADVANTAGES) if not credit.rewards.needs),
     CreditConfig(alpha=0.3, credit="through_first_turn", baseline="reached", scale="none"),
     CreditConfig(level="turn_if_all_wrong"),
 ]
@@ -164,7 +164,7 @@ def rewarded(sides: Sides) -> list[CarriedRow]:
         data = DataProto(TensorDict({"x": torch.zeros(1)}, batch_size=1), {"tool_extra_fields": fields})
         reward = asyncio.run(manager.run_single(data))
         output.extra_fields["reward_extra_info"] = reward["reward_extra_info"]
-        rows.append(carried_row(output.extra_fields))
+        rows.append(carried_row(output.extra_fields, {}))
     return rows
 
 
@@ -201,10 +201,10 @@ def jagged(rows: list[Any]) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(3))
 def test_turn_rewards_advantages_and_masks_are_equal(make_sides, credit: CreditConfig, seed: int) -> None:
     sides = make_sides(credit, seed)
-    for row, made in zip(rewarded(sides), sides.trainer._credits, strict=True):
-        rewards = turn_rewards([row.outcome], [row.num_turns], [row.first_occurrence], credit)
-        assert rewards[0].tolist() == made.turn_rewards
-        assert row.outcome == made.outcome
+    carried = [row.trajectory for row in rewarded(sides)]
+    assert [earned.turn_rewards for earned in assign_credit(carried, credit)] == [
+        made.turn_rewards for made in sides.trainer._credits
+    ]
 
     batch, inputs = verl_batch(sides).batch, sides.inputs
     mask = inputs["completion_mask"] * inputs["tool_mask"]

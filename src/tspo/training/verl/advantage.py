@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from tspo.advantages import ADVANTAGES
-from tspo.credit import CreditConfig, turn_advantages, turn_rewards
+from tspo.credit import CreditConfig, assign_credit
 from tspo.training.token_advantages import spread_over_tokens
 from tspo.training.verl.carried import CarriedRow, rows_handed_over
 from tspo.training.verl.names import SETTINGS, estimator_name
@@ -29,15 +29,14 @@ def token_advantages(
 ) -> torch.Tensor:
     """Advantages (rows, response tokens), float32, 0 where `response_mask` (rows, response tokens) is.
 
-    `group` (rows) holds labels whose equality makes a group. A row whose retriever failed is in nobody's baseline.
+    `group` (rows) holds labels whose equality makes a group. Rows that verl padded the batch with are in no group.
     """
-    _, group_index = np.unique(np.asarray(group, dtype=str), return_inverse=True)
-    num_turns = np.array([row.num_turns for row in rows], dtype=np.int64)
-    outcome = np.array([row.outcome for row in rows], dtype=np.float64)
-    rewards = turn_rewards(outcome, num_turns, [row.first_occurrence for row in rows], credit)
-    compared = [not row.retriever_failed for row in rows]
-    advantages = turn_advantages(rewards, num_turns, group_index, outcome, credit, compared=compared)
-    return spread_over_tokens(torch.from_numpy(advantages), _turn_number(rows, response_mask))
+    counted = [(i, row) for i, row in enumerate(rows) if not row.padding]
+    trajectories = [replace(row.trajectory, group_id=str(group[i])) for i, row in counted]
+    advantages = torch.zeros(len(rows), max((len(row.trajectory.turns) for row in rows), default=0))
+    for (i, _), earned in zip(counted, assign_credit(trajectories, credit), strict=True):
+        advantages[i, : len(earned.turn_advantages)] = torch.tensor(earned.turn_advantages)
+    return spread_over_tokens(advantages, _turn_number(rows, response_mask))
 
 
 def _turn_number(rows: Sequence[CarriedRow], response_mask: torch.Tensor) -> torch.Tensor:

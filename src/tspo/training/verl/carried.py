@@ -8,8 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from tspo.rewards.folr import NO_OCCURRENCE
-from tspo.trajectory import StopReason, Trajectory, trajectory_from_json, trajectory_to_json
+from tspo.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
 
 TRAJECTORY = "tspo_trajectory"
 """Extra field: the trajectory as a line of the trajectory file."""
@@ -26,10 +25,9 @@ class CarriedRow:
     """What the advantage of one row of verl's batch is computed from."""
 
     turn_index: list[int]
-    num_turns: int
-    outcome: float
-    first_occurrence: int
-    retriever_failed: bool
+    trajectory: Trajectory
+    padding: bool = False
+    """Whether verl made the row, a copy of another one, to fill a batch."""
 
 
 def carry(trajectory: Trajectory, turn_index: Sequence[int]) -> dict[str, Any]:
@@ -43,16 +41,10 @@ def carried_trajectory(extra_fields: Mapping[str, Any]) -> Trajectory:
     return trajectory_from_json(line, "the agent loop's trajectory", line["trajectory_id"])
 
 
-def carried_row(extra_fields: Mapping[str, Any]) -> CarriedRow:
-    """One row's extra fields after the reward manager has seen them."""
-    line, reward = extra_fields[TRAJECTORY], extra_fields["reward_extra_info"]
-    first = reward[FIRST_OCCURRENCE]
+def carried_row(extra_fields: Mapping[str, Any], tag: Mapping[str, Any]) -> CarriedRow:
+    """One row's extra fields, and what verl says of it."""
     return CarriedRow(
-        turn_index=list(extra_fields[TURN_INDEX]),
-        num_turns=len(line["turns"]),
-        outcome=float(reward[OUTCOME]),
-        first_occurrence=NO_OCCURRENCE if first is None else int(first),
-        retriever_failed=line["stop_reason"] == StopReason.RETRIEVER_ERROR,
+        list(extra_fields[TURN_INDEX]), carried_trajectory(extra_fields), bool(tag.get("is_padding", False))
     )
 
 

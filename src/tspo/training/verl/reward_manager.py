@@ -17,8 +17,8 @@ from tspo.training.verl.names import REWARD_MANAGER
 class TSPORewardManager(RewardManagerBase):
     """Scores what the search agent loop carries. The score that verl logs and validates is exact match.
 
-    FOLR is a function of this score and the first occurrence (`tspo.credit.turn_rewards`); the estimator computes it
-    for all of a batch at once.
+    Turn rewards are given where a whole group is known: the estimator asks `tspo.credit.assign_credit` for all of a
+    batch at once.
     """
 
     def __init__(self, config: Any, tokenizer: Any, compute_score: Any, **_: Any) -> None:

@@ -17,7 +17,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 from tspo.credit import assign_credit
 from tspo.training.step_files import save_step
 from tspo.training.verl.advantage import credit_of
-from tspo.training.verl.carried import carried_row, carried_trajectory, handed_over
+from tspo.training.verl.carried import CarriedRow, carried_row, handed_over
 from tspo.training.verl.names import MODE_PREFIX, SETTINGS
 
 
@@ -34,18 +34,14 @@ class HandsOverTurns:
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        rows = list(fields["extra_fields"])
-        self._save_trajectories(rows, batch.tags)
-        with handed_over([carried_row(extra_fields) for extra_fields in rows]):
+        rows = [carried_row(*row) for row in zip(fields["extra_fields"], batch.tags, strict=True)]
+        self._save_trajectories(rows)
+        with handed_over(rows):
             return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
 
-    def _save_trajectories(self, rows: list[Any], tags: list[Any]) -> None:
+    def _save_trajectories(self, rows: list[CarriedRow]) -> None:
         """Write what this step learns from to the run's folder, as `tspo train` does everywhere."""
-        trajectories = [
-            carried_trajectory(extra_fields)
-            for extra_fields, tag in zip(rows, tags, strict=True)
-            if not tag.get("is_padding", False)
-        ]
+        trajectories = [row.trajectory for row in rows if not row.padding]
         credits = assign_credit(trajectories, credit_of(self.config.algorithm))
         folder = Path(self.config.actor_rollout_ref.rollout.custom[SETTINGS].trajectories)
         save_step(trajectories, credits, self.global_steps, folder)

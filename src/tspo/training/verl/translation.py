@@ -17,6 +17,8 @@ from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, REWARD_MANAGER, SE
 from tspo.training.verl.versions import check_verl
 
 _SCHEDULES = ("constant", "cosine")
+_NEEDS = {"model": "the policy's log-probabilities of answers", "passages": "golden passages"}
+"""What rewards need that does not reach verl's workers."""
 _NO_DUAL_CLIP = 1e6
 """The objective has PPO's clip alone; verl's dual clip would bound the ratio of losing tokens at this."""
 
@@ -67,6 +69,9 @@ def _check_settings(config: RunConfig) -> None:
         raise BadInput(f"training.lr_scheduler: verl has {', '.join(_SCHEDULES)}, not {training.lr_scheduler!r}")
     if training.trl:
         raise BadInput("training.trl: is for TRL; the keys of verl go to verl.config")
+    reward = config.credit.to_config()
+    if needs := reward.rewards.needs:
+        raise BadInput(f"credit.reward: {reward.reward_name} needs {_NEEDS[needs]}; train with --engine trl")
     if config.warmup.epochs > 0:
         raise BadInput("warmup.epochs: verl has no warm-up here; run tspo warmup, then model=FOLDER warmup.epochs=0")
     if "${" in config.rollout.prompt:
