@@ -78,6 +78,8 @@ def _check_settings(config: RunConfig) -> None:
         raise BadInput("rollout.prompt: ${ is read by verl's configuration language; write it otherwise")
     if config.rollout.sampler not in ("auto", "vllm"):
         raise BadInput(f"rollout.sampler: verl samples with vllm, not {config.rollout.sampler}; leave it out")
+    if training.lora is not None and training.lora.base_dtype != "float32":
+        raise BadInput("training.lora.base_dtype: verl keeps frozen weights in float32; leave it out")
     if config.device == "cpu" and training.lora is not None:
         raise BadInput("training.lora: without a GPU verl trains all weights; leave it out")
 
