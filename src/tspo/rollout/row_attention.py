@@ -64,7 +64,7 @@ def row_attention(
             kernels.decode(scaled, block_keys, block_values, part, output)
         elif len(part.single):
             at = part.single if part.longer else part.tokens
-            grouped_output[:, :, at] = _decode(grouped[:, :, at], block_keys, block_values, part)
+            grouped_output[:, :, at] = plain_decode(grouped[:, :, at], block_keys, block_values, part)
         for piece, at in part.longer:
             row = piece.row % BLOCK_ROWS
             _prefill(
@@ -73,7 +73,7 @@ def row_attention(
     return output[None], None
 
 
-def _decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part: BlockPass) -> torch.Tensor:
+def plain_decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part: BlockPass) -> torch.Tensor:
     """One token a row of a block; `query` and the result are (key heads, heads a key head, rows, size)."""
     live = len(part.unseen)
     waiting = len(part.single) < live
