@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from tspo.evaluation.card import write_card
 from tspo.evaluation.card.card import fenced, plain
 from tspo.evaluation.card.provenance import data_files_of, source_commit
 from tspo.evaluation.metrics import summarize
-from tspo.evaluation.runner import write_evaluation
+from tspo.evaluation.table import summary_to_json
 from tspo.trajectory import read_records
 
 HOSTILE = 'a|b`c*<script>alert(1)</script>[x](http://evil)\n# big\n---\n{{ 7 * 7 }} "q": &amp;\x1b[2J'
@@ -34,8 +35,9 @@ def evaluate_anew(folder):
     place = folder / "evaluation" / "after-training"
     with (place / "trajectories.jsonl").open("rb") as stream:
         trajectories = [trajectory for _, trajectory in read_records(stream, "t")]
-    write_evaluation(trajectories, place)
-    return summarize(trajectories)
+    summary = summarize(trajectories)
+    (place / "summary.json").write_text(json.dumps(summary_to_json(summary)), encoding="utf-8")
+    return summary
 
 
 def card_of(run, **options):
