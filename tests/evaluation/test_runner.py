@@ -1,12 +1,14 @@
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
 
 from tspo.datasets.questions import Question
 from tspo.evaluation import runner
-from tspo.evaluation.runner import evaluate_questions, forget_evaluation, read_evaluation
+from tspo.evaluation.runner import Share, evaluate_questions, forget_evaluation, read_evaluation
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 QUESTIONS = [Question(f"q{n}", f"Question {n}?", ("Ann",), "nq") for n in range(5)]
@@ -103,6 +105,44 @@ def test_episodes_that_the_retriever_cut_off_are_run_again(tmp_path):
 def test_episodes_that_fail_to_the_end_stay(tmp_path):
     summary, _ = evaluate(Loop(failing={"q4-1"}), tmp_path)
     assert summary.overall.stop_reasons == {"answer": 9, "retriever_error": 1}
+
+
+def in_shares(loops, folder):
+    """What processes make together, each with its loop; threads stand in for them."""
+    barrier = threading.Barrier(len(loops), timeout=30)
+
+    def run(index):
+        share = Share(index, len(loops), barrier.wait)
+        console = Console(file=io.StringIO())
+        try:
+            return evaluate_questions(
+                loops[index], QUESTIONS, folder, samples=2, seed=0, console=console, label="", share=share
+            )
+        except KeyboardInterrupt:
+            barrier.abort()
+            return None
+
+    with ThreadPoolExecutor(len(loops)) as pool:
+        running = [pool.submit(run, index) for index in range(len(loops))]
+    return [one.result() for one in running if one.exception() is None]
+
+
+def test_several_processes_have_the_result_of_one(tmp_path):
+    for name in ("one", "three", "gone on"):
+        (tmp_path / name).mkdir()
+    summary, _ = evaluate(Loop(), tmp_path / "one")
+    loops = [Loop(), Loop(), Loop()]
+    assert in_shares(loops, tmp_path / "three") == [summary] * 3
+    assert [sorted(loop.asked) for loop in loops] == [ALL[0::3], ALL[1::3], ALL[2::3]]
+    whole = (tmp_path / "one" / "trajectories.jsonl").read_bytes()
+    assert (tmp_path / "three" / "trajectories.jsonl").read_bytes() == whole
+
+    assert in_shares([Loop(last=2), Loop(last=3)], tmp_path / "gone on") == [None, None]
+    last = Loop()
+    evaluate(last, tmp_path / "gone on")
+    assert len(last.asked) == 5
+    assert (tmp_path / "gone on" / "trajectories.jsonl").read_bytes() == whole
+    assert sorted(path.name for path in (tmp_path / "gone on").iterdir()) == ["summary.json", "trajectories.jsonl"]
 
 
 def test_a_suite_is_asked_for_a_part_at_a_time(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from accelerate import PartialState
+
 from tspo.cli import main
 from tspo.config import default_config_path, load_config
 from tspo.datasets.questions import Question
@@ -97,7 +99,10 @@ def evaluated(materials, monkeypatch, tmp_path):
 
     def evaluate(*overrides, again=False):
         folder = tmp_path / "evaluation"
-        return evaluate_model("tspo:starter", config(*overrides), materials, folder, None, "evaluate", again=again)
+        state = PartialState(cpu=True)
+        return evaluate_model(
+            "tspo:starter", config(*overrides), materials, folder, None, "evaluate", state, again=again
+        )
 
     evaluate.calls = calls
     evaluate.folder = tmp_path / "evaluation"

@@ -37,6 +37,8 @@ class Estimator:
     """The keyword options it has, which are also fields of `CreditConfig`."""
     inputs: tuple[Literal["anchors", "turn_tokens"], ...] = ()
     """What else it is given, both (N, K): labels of the states that turns began in, tokens of each turn."""
+    over: Literal["group", "batch"] = "group"
+    """What advantages are relative to: a group, or all trajectories that are given together."""
     per_turn: bool = False
     """Whether it is nothing but GRPO where only the last turn earns."""
 
@@ -46,9 +48,11 @@ ADVANTAGES: dict[str, Estimator] = {
     "grpo": Estimator(grpo, "outcome", "trajectory", ("scale",)),
     "dr_grpo": Estimator(dr_grpo, "outcome", "trajectory"),
     "rloo": Estimator(rloo, "outcome", "trajectory"),
-    "reinforce_plus_plus": Estimator(reinforce_plus_plus, "outcome", "steps", ("gamma",), ("turn_tokens",)),
+    "reinforce_plus_plus": Estimator(
+        reinforce_plus_plus, "outcome", "steps", ("gamma",), ("turn_tokens",), over="batch"
+    ),
     "reinforce_plus_plus_baseline": Estimator(
-        reinforce_plus_plus_baseline, "outcome", "trajectory", inputs=("turn_tokens",)
+        reinforce_plus_plus_baseline, "outcome", "trajectory", inputs=("turn_tokens",), over="batch"
     ),
     "mt_grpo": Estimator(
         mt_grpo, "evidence", "steps", ("scale", "baseline", "turn_weight", "unsearched"), per_turn=True

@@ -37,8 +37,9 @@ examples:
 _OPTIONS = (
     (
         "algorithm",
-        "tspo|grpo|dr_grpo|rloo|reinforce_plus_plus|reinforce_plus_plus_baseline|mt_grpo|gigpo|igpo",
-        "how rewards become advantages (default: tspo)",
+        "NAME",
+        "how rewards become advantages: tspo, grpo, dr_grpo, rloo, reinforce_plus_plus, reinforce_plus_plus_baseline, "
+        "mt_grpo, gigpo, igpo (default: tspo)",
     ),
     (
         "reward",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tspo.training.materials import Materials
 from tspo.training.processes import of_main
 from tspo.training.run_folder import changed_settings
 from tspo.training.token_details import add_token_ends
+from tspo.trajectory import Trajectory
 
 _SETTINGS = "settings.json"
 
@@ -53,7 +53,10 @@ def evaluate_model(
     done = of_main(_open_folder(folder, settings, again) if state.is_main_process else None)
     if done is not None:
         return done
-    add_ends = partial(add_token_ends, tokenizer=materials.codec.tokenizer)
+
+    def add_ends(trajectory: Trajectory) -> None:
+        add_token_ends(trajectory, materials.codec.tokenizer)
+
     with agent_loop(
         model, materials.codec, materials.retriever, config, temperature=config.evaluation.temperature
     ) as loop:

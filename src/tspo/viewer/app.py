@@ -92,7 +92,7 @@ def create_app(indexes: Sequence[Index], *, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/runs")
     def runs() -> Response:
-        """What is shown: each run's name, settings and counts, and the estimators there are."""
+        """What is shown: each run's name, settings and counts."""
         viewer.refresh()
         return _json(runs_content(viewer.indexes, viewer.problems))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tspo.advantages import ADVANTAGES
 from tspo.evaluation.report.settings import settings_text
 from tspo.evaluation.report.text import clean
 from tspo.viewer.curves import charts
@@ -14,7 +13,7 @@ from tspo.viewer.listing import PAGE, summary
 
 
 def runs_content(indexes: Sequence[Index], problems: Sequence[str | None]) -> dict[str, Any]:
-    """Each run by name, with its settings and counts, and the estimators there are."""
+    """Each run by name, with its settings and counts."""
     names = [index.source.name for index in indexes]
     runs = []
     for index, name, problem in zip(indexes, names, problems, strict=True):
@@ -29,7 +28,7 @@ def runs_content(indexes: Sequence[Index], problems: Sequence[str | None]) -> di
             }
             | summary(index)
         )
-    return {"runs": runs, "estimators": list(ADVANTAGES), "page": PAGE}
+    return {"runs": runs, "page": PAGE}
 
 
 def curves_content(indexes: Sequence[Index]) -> dict[str, Any]:

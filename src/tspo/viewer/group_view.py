@@ -25,6 +25,8 @@ from tspo.viewer.listing import history
 _MOST_MEMBERS = 64
 _LONGEST_TEXT = 20_000
 _LONGEST_NAME = 2_000
+_RECORDED = ("turn_rewards", "turn_advantages")
+"""The credit in a step's file."""
 
 
 def group_view(index: Index, attempts: int) -> dict[str, Any] | None:
@@ -34,8 +36,9 @@ def group_view(index: Index, attempts: int) -> dict[str, Any] | None:
         return None
     members = [read_trajectory(place) for place in places]
     config = index.credit
-    by_name = {name: assign_credit(members, replace(config, algorithm=name)) for name in ADVANTAGES}
-    first = [credit.first_occurrence for credit in by_name[config.algorithm]]
+    by_name = _credit_under_each(members, config)
+    own = config.algorithm if config.algorithm in by_name else "tspo"
+    first = [credit.first_occurrence for credit in by_name[own]]
     return {
         "id": attempts,
         "question": _shown(members[0].question),
@@ -54,8 +57,8 @@ def group_view(index: Index, attempts: int) -> dict[str, Any] | None:
             for name, credits in by_name.items()
         },
         "lesson": lesson(by_name),
-        "trained_with": config.algorithm,
-        "as_recorded": _as_recorded(members, by_name[config.algorithm]),
+        "trained_with": own,
+        "as_recorded": _as_recorded(members, by_name[own]),
     }
 
 
@@ -137,10 +140,32 @@ def _log_ratios(place: Place, trajectory: Trajectory) -> list[float] | None:
     return own.astype(np.float64).tolist() if own.shape == (count,) else None
 
 
+def _credit_under_each(members: Sequence[Trajectory], config: CreditConfig) -> dict[str, list[Credit]]:
+    """The group's credit by estimator: those whose reward these trajectories carry all for, and that a group decides.
+
+    One that compares over the whole step is shown only as the run recorded it.
+    """
+    found = {}
+    for name, estimator in ADVANTAGES.items():
+        try:
+            credits = assign_credit(members, config.with_algorithm(name))
+        except BadInput:
+            continue
+        if estimator.over == "batch":
+            if name != config.algorithm or not all(member.extra.keys() >= set(_RECORDED) for member in members):
+                continue
+            credits = [
+                replace(credit, **{field: member.extra[field] for field in _RECORDED})
+                for credit, member in zip(credits, members, strict=True)
+            ]
+        found[name] = credits
+    return found
+
+
 def _as_recorded(members: Sequence[Trajectory], credits: Sequence[Credit]) -> bool:
     """Whether nothing in the file contradicts this credit: training may have had other settings than are known."""
     for member, credit in zip(members, credits, strict=True):
-        for name in ("turn_rewards", "turn_advantages"):
+        for name in _RECORDED:
             recorded = member.extra.get(name)
             if recorded is not None and not _same(recorded, getattr(credit, name)):
                 return False

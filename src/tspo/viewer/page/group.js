@@ -6,10 +6,17 @@ import { go, place } from "./place.js";
 import { STATES, source } from "./source.js";
 import { columns, showMarks, startTokens } from "./turns.js";
 
-const shown = { key: "", group: null, estimators: [], shaded: false };
+const TITLES = {
+  tspo: "TSPO", grpo: "GRPO", dr_grpo: "Dr. GRPO", rloo: "RLOO", mt_grpo: "MT-GRPO", gigpo: "GiGPO", igpo: "IGPO",
+  reinforce_plus_plus: "REINFORCE++", reinforce_plus_plus_baseline: "REINFORCE++ with baseline",
+};
 
-export function startGroup(estimators) {
-  shown.estimators = estimators;
+/** How an estimator is called; one that was added has its own name. */
+const title = (name) => TITLES[name] ?? name;
+
+const shown = { key: "", group: null, shaded: false };
+
+export function startGroup() {
   startTokens(byId("group"));
 }
 
@@ -66,7 +73,7 @@ function draw() {
   fill(box,
     el("p", { class: "eyebrow" },
       el("button", { type: "button", class: "back", onclick: () => go({ group: null, member: null }) }, "‹ list"),
-      el("span", {}, now.when), el("span", {}, `trained with ${group.trained_with.toUpperCase()}`)),
+      el("span", {}, now.when), el("span", {}, `trained with ${title(group.trained_with)}`)),
     el("h1", { dir: "auto" }, group.question),
     el("p", { class: "golden" }, el("span", { class: "soft" }, group.golden_answers.length > 1 ? "Golden answers " : "Golden answer "),
       group.golden_answers.slice(0, 6).flatMap((answer, i) => [i ? el("span", { class: "soft" }, " or ") : "", el("b", { dir: "auto" }, answer)])),
@@ -76,7 +83,7 @@ function draw() {
     matrix(group, estimator, other, chosen, onMember),
     el("p", { class: "key" },
       el("span", {}, "r: reward of the turn"), el("span", {}, "number and bar: advantage"),
-      el("span", {}, el("span", { class: "other" }), `advantage under ${other.toUpperCase()}`)),
+      el("span", {}, el("span", { class: "other" }), `advantage under ${title(other)}`)),
     group.as_recorded ? null : el("p", { class: "note" },
       "The file records other credit than these settings give: it was written under settings that are not known here."),
     group.members_in_all > group.members.length ? el("p", { class: "note" },
@@ -93,9 +100,9 @@ function draw() {
 
 function creditSwitch(estimator) {
   return el("div", { class: "switch", role: "group", "aria-label": "Credit under" },
-    shown.estimators.map((name) =>
+    Object.keys(shown.group.credit).map((name) =>
       el("button", { type: "button", "aria-pressed": String(name === estimator), "data-key": name,
-        onclick: () => go({ credit: name }, { replace: true }) }, name.toUpperCase())));
+        onclick: () => go({ credit: name }, { replace: true }) }, title(name))));
 }
 
 function tools(group, chosen) {
@@ -173,8 +180,9 @@ export async function sameQuestionIn(run) {
 /** The next estimator's credit. */
 export function cycleCredit() {
   if (!shown.group) return;
-  const next = shown.estimators.indexOf(estimatorNow()) + 1;
-  go({ credit: shown.estimators[next % shown.estimators.length] }, { replace: true });
+  const estimators = Object.keys(shown.group.credit);
+  const next = estimators.indexOf(estimatorNow()) + 1;
+  go({ credit: estimators[next % estimators.length] }, { replace: true });
 }
 
 /** One trajectory by its number, or with 0 all of them. */

@@ -25,7 +25,7 @@ async function start() {
   }
   known.runs = content.runs;
   startList();
-  startGroup(content.estimators);
+  startGroup();
   startKeys();
   onPlace(show);
   tellProblems();
