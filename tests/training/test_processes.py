@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -52,7 +53,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 def trajectories(folder: Path) -> list[list[dict[str, Any]]]:
     """Of each step, without log-probabilities: those are floats of other passes."""
     steps = []
-    for path in sorted((folder / "trajectories").iterdir()):
+    for path in sorted((folder / "trajectories").glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
             for turn in line["turns"]:
@@ -96,6 +97,9 @@ def test_two_processes_do_what_one_does(one: Path, two: Path) -> None:
     assert {len(step) for step in of_one} == {18}
     split = [step[6:12] for step in of_one]
     assert any(value for group in split for line in group for value in line["turn_advantages"]), "nothing was at stake"
+    for path in sorted((one / "trajectories").glob("*.npy")):  # rows of both processes, in their order
+        ratios = [np.load(folder / "trajectories" / path.name).astype(float) for folder in (one, two)]
+        np.testing.assert_allclose(ratios[0], ratios[1], rtol=0, atol=1e-4)
     for stage in ("before", "after-training"):
         files = [folder / "evaluation" / stage / "trajectories.jsonl" for folder in (one, two)]
         texts = [[turn["text"] for line in file.open() for turn in json.loads(line)["turns"]] for file in files]
