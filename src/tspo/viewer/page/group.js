@@ -163,7 +163,8 @@ const open = (id) => go({ group: id, member: null });
 export function moveInHistory(by) {
   const times = shown.group?.history ?? [];
   const next = times[times.findIndex((one) => one.id === shown.group?.id) + by];
-  if (next && place().group !== undefined) open(next.id);
+  // Another group may be on its way, and this one only still be drawn.
+  if (next && place().group === String(shown.group.id)) open(next.id);
 }
 
 /** The group of another run that asks the question which is shown, at the step nearest to it; null if there is none. */
