@@ -44,7 +44,7 @@ def test_the_step_is_the_same_step() -> None:
     assert translated(training={"beta": 0.0}).actor_rollout_ref.actor.use_kl_loss is False
 
 
-@pytest.mark.parametrize("algorithm", list(ADVANTAGES))
+@pytest.mark.parametrize("algorithm", [name for name in ADVANTAGES if not CreditConfig(name).rewards.needs])
 def test_credit_comes_back_as_it_was(algorithm: str) -> None:
     from tspo.training.verl.advantage import credit_of
 
@@ -86,6 +86,9 @@ def test_keys_of_verl_go_over_the_translation() -> None:
         ({"rollout": {"sampler": "transformers"}}, "rollout.sampler"),
         ({"rollout": {"prompt": "${oc.env:HOME} {question}"}}, "rollout.prompt"),
         ({"device": "cpu", "training": {"lora": {}}}, "training.lora"),
+        ({"training": {"lora": {"base_dtype": "bfloat16"}}}, "training.lora.base_dtype"),
+        ({"credit": {"algorithm": "igpo"}}, "information_gain needs the policy's log-probabilities"),
+        ({"credit": {"algorithm": "reinforce_plus_plus", "reward": "stepsearch"}}, "stepsearch needs golden passages"),
     ],
     ids=str,
 )
