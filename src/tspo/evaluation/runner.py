@@ -85,16 +85,13 @@ def evaluate_questions(
         for start in range(0, len(left), _AT_ONCE):
             loop.rollout(left[start : start + _AT_ONCE], on_done)
     share.wait()
-    if share.index == 0:
-        _put_together(requests, folder)
+    summary = _put_together(requests, folder) if share.index == 0 else None
     share.wait()
-    summary = read_evaluation(folder)
-    assert summary is not None
-    return summary
+    return _summary_of(folder) if summary is None else summary
 
 
-def _put_together(requests: Sequence[Request], folder: Path) -> None:
-    """The files of episodes as one, in the requests' order, and its summary."""
+def _put_together(requests: Sequence[Request], folder: Path) -> Summary:
+    """Write the files of episodes as one, in the requests' order, and its summary."""
     places = _kept_episodes(folder, cut_off=True)
     with ExitStack() as opened, atomic_write(folder / TRAJECTORIES) as out:
         parts = {path: opened.enter_context(path.open("rb")) for path in folder.glob(_PARTS)}
@@ -102,12 +99,12 @@ def _put_together(requests: Sequence[Request], folder: Path) -> None:
             path, place = places[request.trajectory_id]
             parts[path].seek(place)
             out.write(parts[path].readline().decode("utf-8"))
-    with (folder / TRAJECTORIES).open("rb") as read:
-        summary = summarize(trajectory for _, trajectory in read_records(read, str(folder / TRAJECTORIES)))
+    summary = _summary_of(folder)
     with atomic_write(folder / SUMMARY) as out:
         json.dump(summary_to_json(summary), out, indent=1)
     for path in parts:
         path.unlink()
+    return summary
 
 
 def episode_requests(questions: Sequence[Question], samples: int, seed: int) -> list[Request]:
@@ -121,8 +118,10 @@ def episode_requests(questions: Sequence[Question], samples: int, seed: int) -> 
 
 def read_evaluation(folder: Path) -> Summary | None:
     """The summary of an evaluation that was written to its end, or None."""
-    if not (folder / SUMMARY).is_file():
-        return None
+    return _summary_of(folder) if (folder / SUMMARY).is_file() else None
+
+
+def _summary_of(folder: Path) -> Summary:
     path = folder / TRAJECTORIES
     with path.open("rb") as stream:
         return summarize(trajectory for _, trajectory in read_records(stream, str(path)))

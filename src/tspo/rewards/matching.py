@@ -18,9 +18,10 @@ _PUNCTUATION = string.punctuation.encode()
 _THE = re.compile(r"the(?<!\wthe)\b")
 _A_AN = re.compile(r"a(?<!\wa)n?\b")
 # where tokens part once articles are dropped: at white space, and at an article
-_GAP = re.compile(r"(?:\s|\b(?:a|an|the)\b)+")
+_ARTICLE = r"\b(?:a|an|the)\b"
+_GAP = re.compile(rf"(?:\s|{_ARTICLE})+")
 _TOKEN_STARTS = re.compile(r"(?<!\S)|(?<=\ba\b)|(?<=\ban\b)|(?<=\bthe\b)")
-_TOKEN_ENDS = re.compile(r"(?!\S)|\b(?:a|an|the)\b")
+_TOKEN_ENDS = re.compile(rf"(?!\S)|{_ARTICLE}")
 
 
 def normalize_answer(text: str) -> str:
