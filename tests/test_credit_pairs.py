@@ -61,6 +61,7 @@ def test_an_algorithms_own_reward_goes_with_it(algorithm):
     "bad",
     [
         {"gamma": 1.5},
+        {"gae_lambda": -0.1},
         {"gamma": math.nan},
         {"turn_weight": -1},
         {"turn_weight": math.inf},
@@ -76,7 +77,7 @@ def test_bad_options_are_named(bad):
         CreditConfig(**bad)
 
 
-VALID = [pair for pair in PAIRS if pair not in REFUSED]
+VALID = [pair for pair in PAIRS if pair not in REFUSED and pair[1] != "ppo"]
 PASSAGES = ["the art of rivers", "a town by the sea", "some art", "nothing"]
 
 
@@ -143,3 +144,11 @@ def test_gigpo_wants_anchors_and_text_rewards_want_the_trajectory():
         turn_advantages([[1.0]], [1], ["q"], [1], CreditConfig(algorithm="gigpo"))
     with pytest.raises(ValueError, match="evidence is read from the trajectory"):
         turn_rewards([1], [1], [-1], CreditConfig(algorithm="mt_grpo"))
+
+
+def test_ppo_says_where_its_critic_is():
+    item = Trajectory("q", "a", "?", ["art"], [Turn("")], "art", StopReason.ANSWER)
+    with pytest.raises(BadInput, match=r"^algorithm: ppo needs a critic's value .* --engine verl"):
+        assign_credit([item], CreditConfig(algorithm="ppo"))
+    with pytest.raises(BadInput, match=r"^algorithm: ppo"):
+        turn_advantages([[1.0]], [1], ["q"], [1], CreditConfig(algorithm="ppo"))

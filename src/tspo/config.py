@@ -157,7 +157,7 @@ class CreditSection(_Section):
     algorithm: str = Field(
         default="tspo",
         description="advantage estimator: tspo, grpo, dr_grpo, rloo, reinforce_plus_plus, "
-        "reinforce_plus_plus_baseline, mt_grpo, gigpo, igpo",
+        "reinforce_plus_plus_baseline, mt_grpo, gigpo, igpo; with --engine verl ppo too",
     )
     reward: str = Field(
         default="own",
@@ -174,7 +174,10 @@ class CreditSection(_Section):
     level: str = Field(default="turn", description="turn, or turn_if_all_wrong")
     scale: str = Field(default="std", description="divide advantages by the group's std, or none")
     gamma: float = Field(
-        default=1.0, description="discount of later turns' rewards, 0 to 1: reinforce_plus_plus, gigpo, igpo"
+        default=1.0, description="discount of later turns' rewards, 0 to 1: reinforce_plus_plus, gigpo, igpo, ppo"
+    )
+    gae_lambda: float = Field(
+        default=1.0, description="how far advantages look past the critic's next value, 0 to 1: ppo"
     )
     turn_weight: float = Field(default=1.0, description="weight of a turn's own advantage: mt_grpo, gigpo")
     anchor_similarity: float = Field(default=1.0, description="feedback so much alike is one state, 0 to 1: gigpo")
@@ -273,6 +276,8 @@ class VerlSection(_Section):
     tokens_per_gpu: int = Field(
         default=16384, ge=16, description="tokens of one forward and backward pass a GPU; in place of micro_batch"
     )
+    critic_learning_rate: float = Field(default=1e-5, gt=0, description="peak learning rate of the critic: ppo")
+    critic_warmup: int = Field(default=0, ge=0, description="steps in which only the critic learns: ppo")
     offload: bool = Field(default=False, description="keep weights and optimizer in the host's memory between uses")
     mode: Literal["sync", "colocate_async", "separate_async"] = Field(
         default="sync", description="verl's trainer: sync is on policy, the others sample while they train"

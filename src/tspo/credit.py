@@ -54,7 +54,9 @@ class CreditConfig:
     reward: str = OWN_REWARD
     """What turns earn, a name in `REWARDS`; or the algorithm's own."""
     gamma: float = 1.0
-    """Discount of later turns' rewards, a turn, in [0, 1]: reinforce_plus_plus, gigpo, igpo."""
+    """Discount of later turns' rewards, a turn, in [0, 1]: reinforce_plus_plus, gigpo, igpo; a token: ppo."""
+    gae_lambda: float = 1.0
+    """How far advantages look past the critic's next value, in [0, 1]: ppo."""
     turn_weight: float = 1.0
     """Weight of the turn's own advantage beside the trajectory's: mt_grpo, gigpo."""
     anchor_similarity: float = 1.0
@@ -78,7 +80,8 @@ class CreditConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise BadInput(f"{name}: {value!r} is not one of {', '.join(valid)}")
-        for name in ("alpha", "gamma", "anchor_similarity", "format_score", "broken_format_score", "retrieval_score"):
+        shares = ("alpha", "gamma", "gae_lambda", "anchor_similarity")
+        for name in (*shares, "format_score", "broken_format_score", "retrieval_score"):
             self._check_number(name, 1.0)
         for name in ("turn_weight", "process_scale"):
             self._check_number(name, math.inf)
@@ -100,6 +103,18 @@ class CreditConfig:
     def rewards(self) -> Reward:
         """What turns earn."""
         return REWARDS[self.reward_name]
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether advantages are those of tokens, by a critic's values; verl's trainer has one."""
+        return "values" in ADVANTAGES[self.algorithm].inputs
+
+    def check_no_critic(self) -> None:
+        """Raise BadInput where a critic is needed, for those that have none."""
+        if self.needs_critic:
+            raise BadInput(
+                f"algorithm: {self.algorithm} needs a critic's value of every token; tspo train --engine verl has one"
+            )
 
     def with_algorithm(self, algorithm: str) -> CreditConfig:
         """The same options for `algorithm` with its own reward; itself where that is its algorithm."""
@@ -193,6 +208,16 @@ def reward_trajectory(trajectory: Trajectory, config: CreditConfig) -> list[floa
     return [float(earned) for earned in rewards[0]]
 
 
+def step_rewards(
+    turn_rewards: NDArray[np.float64], num_turns: NDArray[np.int64], config: CreditConfig
+) -> NDArray[np.float64]:
+    """Turn rewards (N, K) as ones that add up: a trajectory's one reward is in its last turn."""
+    if config.rewards.placed != "trajectory":
+        return turn_rewards
+    last = np.arange(turn_rewards.shape[1]) == num_turns[:, None] - 1
+    return np.where(last, turn_rewards, 0.0)
+
+
 def turn_advantages(
     turn_rewards: ArrayLike,
     num_turns: ArrayLike,
@@ -211,8 +236,9 @@ def turn_advantages(
     `compared` (N,) bool, by default all, get zeros and are in nobody's baseline, as if they had not been.
     `anchors` (N, K) are the labels that gigpo compares turns by. `turn_tokens` (N, K) are the weights of
     reinforce_plus_plus and its baseline variant, by default 1 each. Raises ValueError where the shapes do not fit, a
-    trajectory has no turn or too many, or anchors are wanted and not given.
+    trajectory has no turn or too many, or anchors are wanted and not given; BadInput for an algorithm with a critic.
     """
+    config.check_no_critic()
     rewards = np.asarray(turn_rewards, dtype=np.float64)
     turns = np.asarray(num_turns, dtype=np.int64)
     groups, outcomes = np.asarray(group_index), np.asarray(outcome, dtype=np.float64)
@@ -228,9 +254,8 @@ def turn_advantages(
     estimator, placed = ADVANTAGES[config.algorithm], config.rewards.placed
     if estimator.takes == "trajectory":
         outcomes = rewards[:, :1].sum(1) if placed == "trajectory" else rewards.sum(1)
-    elif estimator.takes == "steps" and placed == "trajectory":
-        last = np.arange(rewards.shape[1]) == turns[:, None] - 1
-        rewards = np.where(last, rewards, 0.0)
+    elif estimator.takes == "steps":
+        rewards = step_rewards(rewards, turns, config)
     given = {"anchors": anchors, "turn_tokens": np.ones(rewards.shape) if turn_tokens is None else turn_tokens}
     inputs = {name: np.asarray(given[name]) for name in estimator.inputs}
     if any(values.shape != rewards.shape for values in inputs.values()):
@@ -251,8 +276,10 @@ def turn_advantages(
 def assign_credit(trajectories: Sequence[Trajectory], config: CreditConfig) -> list[Credit]:
     """The credit of each trajectory, in the order given; a group is all that share a `group_id`.
 
-    Trajectories whose retriever failed have advantages of 0 and are outside their group's baseline.
+    Trajectories whose retriever failed have advantages of 0 and are outside their group's baseline. Raises BadInput
+    where a trajectory lacks what the reward needs, and for an algorithm with a critic.
     """
+    config.check_no_critic()
     scores = [score(trajectory, config) for trajectory in trajectories]
     outcome = np.array([outcome for outcome, _ in scores], dtype=np.float64)
     first = [NO_OCCURRENCE if turn is None else turn for _, turn in scores]

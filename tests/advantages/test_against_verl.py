@@ -7,6 +7,7 @@ import pytest
 
 from tspo.advantages import ADVANTAGES
 from tspo.advantages.grpo import grpo
+from tspo.advantages.ppo import gae
 
 pytestmark = pytest.mark.verl
 
@@ -144,3 +145,27 @@ def test_turns_of_several_tokens_weigh_as_many(core_algos, seed, name):
         batch.turn_rewards, batch.num_turns, batch.group, batch.outcome, turn_tokens=lengths.astype(float)
     )
     np.testing.assert_allclose(np.where(mask, result[:, turn], 0.0), expected.numpy(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 1.0), (0.99, 0.95), (1.0, 0.0)])
+def test_ppo(core_algos, seed, gamma, gae_lambda):
+    torch = pytest.importorskip("torch")
+    batch = batch_of(seed, "continuous", of_turns=True)
+    values = np.random.default_rng(seed).normal(size=batch.turn_rewards.shape).astype(np.float32)
+    expected, returns = core_algos.compute_gae_advantage_return(
+        batch.token_level_rewards, torch.from_numpy(values), batch.response_mask, gamma, gae_lambda
+    )
+    result = ADVANTAGES["ppo"].advantages(
+        batch.turn_rewards,
+        batch.num_turns,
+        batch.group,
+        batch.outcome,
+        values=values.astype(float),
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+    )
+    mask = batch.response_mask.numpy() > 0
+    np.testing.assert_allclose(result[mask], expected.numpy()[mask], rtol=1e-4, atol=1e-5)
+    learnt = gae(batch.turn_rewards, batch.num_turns, values.astype(float), gamma, gae_lambda) + values
+    np.testing.assert_allclose(learnt[mask], returns.numpy()[mask], rtol=1e-4, atol=1e-5)

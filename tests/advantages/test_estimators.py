@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo.advantages import ADVANTAGES
+from tspo.advantages.ppo import gae
 from tspo.advantages.returns import returns_to_go
 
 NAMES = [name for name in ADVANTAGES if name != "tspo"]
-BY_GROUP = [name for name in NAMES if not name.startswith("reinforce")]
+BY_GROUP = [name for name in NAMES if ADVANTAGES[name].over == "group"]
 values = st.sampled_from([-1.0, -0.25, 0.0, 0.0, 0.5, 1.0])
 
 
@@ -34,7 +35,11 @@ def state_labels(rewards, group):
 
 def advantages(name, batch, **options):
     rewards, num_turns, group = batch
-    given_ = {"anchors": state_labels(rewards, group), "turn_tokens": np.ones(rewards.shape)}
+    given_ = {
+        "anchors": state_labels(rewards, group),
+        "turn_tokens": np.ones(rewards.shape),
+        "values": rewards**2 - 0.25,
+    }
     inputs = {input_: given_[input_] for input_ in ADVANTAGES[name].inputs}
     return ADVANTAGES[name].advantages(rewards, num_turns, group, rewards.sum(1), **inputs | options)
 
@@ -250,3 +255,39 @@ def test_returns_obey_the_bellman_equation(batch, gamma):
     returns = returns_to_go(rewards, gamma)
     later = np.pad(returns, ((0, 0), (0, 1)))[:, 1:]
     np.testing.assert_allclose(returns, rewards + gamma * later, rtol=1e-12)
+
+
+steps = st.floats(0, 1)
+
+
+@given(batch=batches(), gamma=steps, gae_lambda=steps)
+def test_gae_is_the_mean_of_all_looks_ahead(batch, gamma, gae_lambda):
+    """By its definition: n-step returns less the value, weighed (1 - lambda) lambda^(n - 1), the last with the rest."""
+    rewards, num_turns, _ = batch
+    values = np.cos(np.arange(rewards.size)).reshape(rewards.shape)
+    result = gae(rewards, num_turns, values, gamma, gae_lambda)
+    for i, length in enumerate(num_turns):
+        for k in range(length):
+            expected, left = 0.0, 1.0
+            for n in range(1, length - k + 1):
+                last = n == length - k
+                weight = left if last else left * (1 - gae_lambda)
+                ahead = sum(gamma**j * rewards[i, k + j] for j in range(n))
+                bootstrap = 0.0 if last else gamma**n * values[i, k + n]
+                expected += weight * (ahead + bootstrap - values[i, k])
+                left -= weight
+            assert result[i, k] == pytest.approx(expected, abs=1e-9)
+
+
+@given(batch=batches(), gamma=steps)
+def test_with_lambda_1_the_critic_learns_the_return(batch, gamma):
+    rewards, num_turns, _ = batch
+    values = np.where(reached(num_turns, rewards.shape[1]), np.sin(np.arange(rewards.size)).reshape(rewards.shape), 0)
+    learnt = gae(rewards, num_turns, values, gamma, 1.0) + values
+    np.testing.assert_allclose(learnt, returns_to_go(rewards, gamma), atol=1e-12)
+
+
+def test_ppo_without_a_critics_opinion_is_reinforce_plus_plus():
+    rewards, turns, group = np.array([[0.0, 1.0], [0.5, 0.0]]), np.array([2, 1]), np.zeros(2, int)
+    result = advantages("ppo", (rewards, turns, group), values=np.zeros(rewards.shape))
+    np.testing.assert_allclose(result, advantages("reinforce_plus_plus", (rewards, turns, group)))

@@ -65,6 +65,13 @@ def test_training_with_a_server_is_refused_before_anything_is_done(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_training_that_wants_a_critic_is_refused_before_anything_is_done(tmp_path):
+    settings = ("credit.algorithm=ppo", f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(BadInput, match="ppo needs a critic's value of every token; tspo train --engine verl has one"):
+        run_training(config(*settings), resume=False, console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("settings", [["rollout.sampler=openai"], SERVER[1:]])
 def test_a_server_goes_with_its_sampler(settings):
     with pytest.raises(BadInput, match=r"rollout\.server: goes with rollout\.sampler=openai"):

@@ -17,6 +17,7 @@ from tspo.advantages.gigpo import gigpo
 from tspo.advantages.grpo import grpo
 from tspo.advantages.igpo import igpo
 from tspo.advantages.mt_grpo import mt_grpo
+from tspo.advantages.ppo import ppo
 from tspo.advantages.reinforce_plus_plus import reinforce_plus_plus, reinforce_plus_plus_baseline
 from tspo.advantages.rloo import rloo
 from tspo.advantages.tspo import tspo
@@ -35,8 +36,9 @@ class Estimator:
     turn rewards that add up; a trajectory's one reward is then in its last turn."""
     options: tuple[str, ...] = ()
     """The keyword options it has, which are also fields of `CreditConfig`."""
-    inputs: tuple[Literal["anchors", "turn_tokens"], ...] = ()
-    """What else it is given, both (N, K): labels of the states that turns began in, tokens of each turn."""
+    inputs: tuple[Literal["anchors", "turn_tokens", "values"], ...] = ()
+    """What else it is given, each (N, K): labels of the states that turns began in, tokens of each turn, a critic's
+    values. One that takes values has tokens for its turns."""
     over: Literal["group", "batch"] = "group"
     """What advantages are relative to: a group, or all trajectories that are given together."""
     per_turn: bool = False
@@ -59,4 +61,5 @@ ADVANTAGES: dict[str, Estimator] = {
     ),
     "gigpo": Estimator(gigpo, "outcome", "steps", ("scale", "gamma", "turn_weight"), ("anchors",)),
     "igpo": Estimator(igpo, "information_gain", "steps", ("scale", "gamma", "order"), per_turn=True),
+    "ppo": Estimator(ppo, "outcome", "steps", ("gamma", "gae_lambda"), ("values",), over="batch"),
 }

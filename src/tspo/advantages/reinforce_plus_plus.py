@@ -10,11 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo.advantages.group_relative import group_relative, on_every_turn, reached_turns
+from tspo.advantages.group_relative import group_relative, on_every_turn
 from tspo.advantages.returns import returns_to_go
-
-EPSILON = 1e-8
-"""Added to the variance, as verl's whitening has it."""
+from tspo.advantages.whiten import whitened
 
 
 def reinforce_plus_plus(
@@ -28,11 +26,10 @@ def reinforce_plus_plus(
 ) -> NDArray[np.float64]:
     """A[i, k] = (G[i, k] - mean G) / sqrt(var G + eps), over all turns of the batch; groups play no part.
 
-    G is the return from turn k on: `turn_rewards` (N, K), discounted by `gamma` a turn. Mean and variance weigh a
-    turn by its `turn_tokens` (N, K), as a mean over tokens does; the variance is the sample one. Returns (N, K),
-    zeros past the end, and all zeros where all G are equal.
+    G is the return from turn k on: `turn_rewards` (N, K), discounted by `gamma` a turn. `turn_tokens` (N, K) are the
+    weights of `whitened`. Returns (N, K), zeros past the end, and all zeros where all G are equal.
     """
-    return _whitened(returns_to_go(turn_rewards, gamma), num_turns, turn_tokens)
+    return whitened(returns_to_go(turn_rewards, gamma), num_turns, turn_tokens)
 
 
 def reinforce_plus_plus_baseline(
@@ -50,17 +47,4 @@ def reinforce_plus_plus_baseline(
     """
     everyone = np.ones((len(outcome), 1), dtype=np.bool_)
     deviation = group_relative(outcome[:, None], everyone, group_index, "none")[:, 0]
-    return _whitened(on_every_turn(deviation, num_turns, turn_rewards.shape[1]), num_turns, turn_tokens)
-
-
-def _whitened(
-    values: NDArray[np.float64], num_turns: NDArray[np.int64], turn_tokens: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    reached = reached_turns(num_turns, values.shape[1])
-    weight = np.where(reached, turn_tokens, 0.0)
-    total = weight.sum()
-    if total <= 1 or np.ptp(values[weight > 0]) == 0:
-        return np.zeros(values.shape)
-    centred = values - (values * weight).sum() / total
-    variance = (centred**2 * weight).sum() / (total - 1)
-    return np.where(reached, centred / np.sqrt(variance + EPSILON), 0.0)
+    return whitened(on_every_turn(deviation, num_turns, turn_rewards.shape[1]), num_turns, turn_tokens)

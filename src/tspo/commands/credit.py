@@ -122,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     from tspo.credit import CreditConfig, assign_credit
 
     config = CreditConfig(**{name: getattr(args, name) for name, _, _ in _OPTIONS if name in args})
+    config.check_no_critic()
     lines, trajectories = _read(args.input)
     credits_ = assign_credit(trajectories, config)
     for line, credit in zip(lines, credits_, strict=True):

@@ -45,9 +45,12 @@ def read_materials(config: RunConfig, *, training: bool = True) -> Materials:
     Raises BadInput before anything is written.
     """
     sampler_kind(config)
+    credit = config.credit.to_config()
+    if training:
+        credit.check_no_critic()
     files = data_files(config.data, training=training)
     train = read_questions(files.train) if files.train else []
-    if config.credit.to_config().rewards.needs == "passages":
+    if credit.rewards.needs == "passages":
         train = with_supporting_passages(train, files.corpus)
     test = read_questions(files.test) if files.test else []
     retriever = retriever_of(config.rollout, files.corpus)

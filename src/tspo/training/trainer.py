@@ -90,6 +90,7 @@ class TSPOTrainer(UpdateByPasses):
         answer_cue: str = ANSWER_CUE,
         **kwargs: Any,
     ) -> None:
+        credit.check_no_critic()
         super().__init__(
             model=model,
             reward_funcs=[outcome_reward],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from tspo.advantages import ADVANTAGES
-from tspo.credit import Credit, CreditConfig, assign_credit
+from tspo.credit import Credit, CreditConfig, assign_credit, score
 from tspo.errors import BadInput
 from tspo.evaluation.report.choose import state
 from tspo.evaluation.report.text import TAG, Piece, clean, cut, shorten, split_tags
@@ -147,18 +147,15 @@ def _credit_under_each(members: Sequence[Trajectory], config: CreditConfig) -> d
     """
     found = {}
     for name, estimator in ADVANTAGES.items():
-        try:
-            credits = assign_credit(members, config.with_algorithm(name))
-        except BadInput:
-            continue
         if estimator.over == "batch":
-            if name != config.algorithm or not all(member.extra.keys() >= set(_RECORDED) for member in members):
-                continue
-            credits = [
-                replace(credit, **{field: member.extra[field] for field in _RECORDED})
-                for credit, member in zip(credits, members, strict=True)
-            ]
-        found[name] = credits
+            if name == config.algorithm and all(member.extra.keys() >= set(_RECORDED) for member in members):
+                found[name] = [
+                    Credit(*score(member, config), **{field: member.extra[field] for field in _RECORDED})
+                    for member in members
+                ]
+            continue
+        with suppress(BadInput):
+            found[name] = assign_credit(members, config.with_algorithm(name))
     return found
 
 

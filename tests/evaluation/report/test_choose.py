@@ -39,8 +39,9 @@ def test_credit_is_that_of_both_methods(make_run):
 
 
 def test_the_runs_own_method_comes_first():
-    assert methods("tspo") == ["tspo", "grpo"]
-    assert methods("grpo") == ["grpo", "tspo"]
+    assert methods(CreditConfig("tspo")) == ["tspo", "grpo"]
+    assert methods(CreditConfig("grpo")) == ["grpo", "tspo"]
+    assert methods(CreditConfig("ppo")) == ["tspo", "grpo"]  # what its critic expected is not in the trajectories
 
 
 def test_where_nothing_teaches_one_group_says_so(make_run, make_group):

@@ -182,7 +182,7 @@ def test_the_same_run_gives_the_same_bytes(make_run):
     assert str(run.parent).encode() not in pages[0]
 
 
-@pytest.mark.parametrize("credit", [{"algorithm": "ppo"}, {"alpha": "x"}, {"nonsense": 1}, [1], "text"])
+@pytest.mark.parametrize("credit", [{"algorithm": "dpo"}, {"alpha": "x"}, {"nonsense": 1}, [1], "text"])
 def test_bad_credit_settings_name_their_file(credit, make_run):
     run = make_run(settings={"credit": credit})
     with pytest.raises(BadInput, match=r"config\.yaml: credit: "):

@@ -23,6 +23,13 @@ def test_states_are_shared_by_all_gpus() -> None:
     assert one.passes == many.passes
 
 
+def test_a_critic_has_states_of_its_own() -> None:
+    policy = estimate_memory(config(), QWEN_3B, 80)
+    both = estimate_memory(config(credit={"algorithm": "ppo"}), QWEN_3B, 80)
+    assert both.states == pytest.approx(2 * policy.states)
+    assert both.passes == policy.passes
+
+
 def test_passes_grow_with_their_tokens() -> None:
     few, many = (
         estimate_memory(config(verl={"tokens_per_gpu": tokens}), replace(QWEN_3B, parameters=0), 80).passes

@@ -33,7 +33,7 @@ from tspo.rollout.completion import completion_of  # noqa: E402
 from tspo.rollout.episode import Limits  # noqa: E402
 from tspo.training.trainer import TSPOTrainer  # noqa: E402
 from tspo.training.verl.agent_loop import output_of  # noqa: E402
-from tspo.training.verl.carried import CarriedRow, carried_row, handed_over  # noqa: E402
+from tspo.training.verl.carried import CarriedRow, Handover, carried_row, handed_over  # noqa: E402
 from tspo.training.verl.reward_manager import TSPORewardManager  # noqa: E402
 from tspo.training.verl.translation import translate  # noqa: E402
 from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.verl
 GROUPS, GROUP_SIZE, TEMPERATURE = 4, 4, 0.7
 QUESTIONS = [Question(f"q{i}", f"question {i}", (f"answer{i}",), "made") for i in range(GROUPS)]
 CREDITS = [
-    *(credit for credit in map(CreditConfig, ADVANTAGES) if not credit.rewards.needs),
+    *(credit for credit in map(CreditConfig, ADVANTAGES) if not (credit.rewards.needs or credit.needs_critic)),
     CreditConfig(alpha=0.3, credit="through_first_turn", baseline="reached", scale="none"),
     CreditConfig(level="turn_if_all_wrong"),
 ]
@@ -180,7 +180,7 @@ def verl_batch(sides: Sides) -> DataProto:
         ),
         {"uid": np.array([trajectory.group_id for trajectory in sides.trajectories], dtype=object)},
     )
-    with handed_over(rows):
+    with handed_over(Handover(rows)):
         return compute_advantage(
             data, adv_estimator=sides.verl.algorithm.adv_estimator, config=OmegaConf.create(sides.verl.algorithm)
         )

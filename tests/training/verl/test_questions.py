@@ -12,6 +12,7 @@ from tspo.training.verl.questions import question_of_row, write_rows
 QUESTIONS = [
     Question("nq_0", "who wrote it?", ("Ann Lee", "A. Lee"), "nq"),
     Question("own-id", "<answer>x</answer> ${oc.env:HOME} \u2063", ("é",), "made up"),
+    Question("q-2", "where?", ("sea",), "own", supporting_passages=("a town by the sea", "it is é")),
 ]
 
 
@@ -21,7 +22,7 @@ def test_questions_come_back_from_verls_rows(tmp_path: Path) -> None:
         row for _, row in read_rows(tmp_path / "rows.parquet", ("data_source", "prompt", "reward_model", "extra_info"))
     ]
     assert [question_of_row(row | {"raw_prompt": row["prompt"]}) for row in rows] == QUESTIONS
-    assert [row["extra_info"]["index"] for row in rows] == [0, 1]
+    assert [row["extra_info"]["index"] for row in rows] == [0, 1, 2]
 
 
 def test_the_files_of_search_r1_become_rows(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tspo.cli import main
 from tspo.credit import CreditConfig, assign_credit
 from tspo.trajectory import read_records
 
@@ -97,6 +98,31 @@ def test_a_killed_worker_is_reported_and_no_step_is_counted_twice(tmp_path: Path
     assert len(set.union(*asked)) == GROUPS * STEPS
     for line in lines:
         check_step(line, tmp_path / "run" / "trajectories" / f"{line['step']:06d}.jsonl")
+
+
+def test_ppo_trains_a_critic_on_the_rewards_of_turns(tmp_path: Path) -> None:
+    """With gamma and lambda 1 the critic learns what a trajectory still earns, whatever it expected before."""
+    settings = ("credit.algorithm=ppo", "credit.reward=stepsearch", "credit.process_scale=0.6", "training.beta=0")
+    run = start(tmp_path, "log", *settings, "training.steps=2")
+    assert run.wait(PATIENCE) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for metrics in lines:
+        learnt, advantages = [], []
+        for line in (tmp_path / "run" / "trajectories" / f"{metrics['step']:06d}.jsonl").read_text().splitlines():
+            trajectory = json.loads(line)
+            assert trajectory["supporting_passages"]
+            for k, turn in enumerate(trajectory["turns"]):
+                learnt += [sum(trajectory["turn_rewards"][k:])] * len(turn["token_ids"])
+                advantages += [trajectory["turn_advantages"][k]] * len(turn["token_ids"])
+        assert metrics["critic/returns/mean"] == pytest.approx(sum(learnt) / len(learnt), abs=1e-5)
+        assert metrics["critic/returns/max"] == pytest.approx(max(learnt), abs=1e-5)
+        assert metrics["critic/returns/min"] == pytest.approx(min(learnt), abs=1e-5)
+        assert metrics["critic/advantages/mean"] == pytest.approx(sum(advantages) / len(advantages), abs=1e-5)
+        assert metrics["critic/vf_loss"] > 0
+        assert metrics["critic/grad_norm"] > 0
+    assert (tmp_path / "run" / "checkpoints" / "global_step_2" / "critic").is_dir()
+    assert main(["report", str(tmp_path / "run")]) == 0
 
 
 def check_step(metrics: dict[str, Any], trajectories: Path) -> None:

@@ -61,8 +61,22 @@ def test_rollout_settings_come_back_as_they_were() -> None:
     assert custom.corpus == "/c.jsonl"
 
 
+def test_a_critic_is_there_for_ppo_alone_and_like_the_policy() -> None:
+    assert translated().critic.enable is False
+    settings = {"credit": {"algorithm": "ppo"}, "verl": {"critic_learning_rate": 2e-5, "critic_warmup": 3}}
+    verl = translated(model="some/model", training={"dtype": "bfloat16", "groups_per_step": 4}, **settings)
+    actor, critic = verl.actor_rollout_ref, verl.critic
+    assert critic.enable is True
+    assert critic.optim.lr == 2e-5
+    assert verl.trainer.critic_warmup == 3
+    assert critic.model.path == actor.model.path
+    assert critic.ppo_mini_batch_size == 4
+    assert critic.fsdp.mixed_precision == actor.actor.fsdp_config.mixed_precision
+    assert translated(device="cpu", **settings).critic.fsdp.strategy == "fsdp2"
+
+
 def test_every_value_can_be_decided() -> None:
-    for settings in ({}, {"device": "cpu"}, {"training": {"lora": {"r": 8}}}):
+    for settings in ({}, {"device": "cpu"}, {"training": {"lora": {"r": 8}}}, {"credit": {"algorithm": "ppo"}}):
         assert OmegaConf.to_container(translated(**settings), resolve=True, throw_on_missing=False)
 
 
@@ -88,7 +102,7 @@ def test_keys_of_verl_go_over_the_translation() -> None:
         ({"device": "cpu", "training": {"lora": {}}}, "training.lora"),
         ({"training": {"lora": {"base_dtype": "bfloat16"}}}, "training.lora.base_dtype"),
         ({"credit": {"algorithm": "igpo"}}, "information_gain needs the policy's log-probabilities"),
-        ({"credit": {"algorithm": "reinforce_plus_plus", "reward": "stepsearch"}}, "stepsearch needs golden passages"),
+        ({"credit": {"algorithm": "ppo"}, "training": {"lora": {}}}, "training.lora: ppo trains all weights"),
     ],
     ids=str,
 )

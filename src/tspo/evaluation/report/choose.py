@@ -67,9 +67,10 @@ class Chosen:
     credits: dict[str, list[Credit]]
 
 
-def methods(algorithm: str) -> list[str]:
-    """The methods that are shown side by side: the run's own, then what it is compared with."""
-    return list(dict.fromkeys((algorithm, "tspo", "grpo")))
+def methods(config: CreditConfig) -> list[str]:
+    """The methods that are shown side by side: the run's own, if it needs no critic, then what it is compared with."""
+    own = () if config.needs_critic else (config.algorithm,)
+    return list(dict.fromkeys((*own, "tspo", "grpo")))
 
 
 def choose_groups(
@@ -131,7 +132,7 @@ def _phases(steps: list[int]) -> dict[str, list[int]]:
 def _describe(step: int, phase: str, trajectories: Sequence[Trajectory], config: CreditConfig) -> Iterator[Chosen]:
     """The groups of one step; credit is assigned over all of them, for a method may compare groups too."""
     assigned: dict[str, dict[str, list[Credit]]] = {}
-    for method in methods(config.algorithm):
+    for method in methods(config):
         credits = assign_credit(trajectories, config.with_algorithm(method))
         for trajectory, credit in zip(trajectories, credits, strict=True):
             assigned.setdefault(trajectory.group_id, {}).setdefault(method, []).append(credit)

@@ -76,7 +76,7 @@ def _whole_run(run: RunFiles, config: CreditConfig) -> dict[str, Any]:
         "curves": curves(run.metrics) if can_draw else [],
         "smoothing": smoothing(len(run.metrics)),
         "lacks_matplotlib": bool(run.metrics) and not can_draw,
-        "methods": [method.upper() for method in methods(config.algorithm)],
+        "methods": [method.upper() for method in methods(config)],
         "has_settings": bool(run.settings),
         "next_steps": next_steps(run),
     }

@@ -12,6 +12,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from tspo.config import RolloutSection
 from tspo.retrieval.base import Retriever
+from tspo.rewards.stepsearch import FIELD as SUPPORTING_PASSAGES
 from tspo.rollout.batched_search import BatchedSearch, SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import completion_of
@@ -68,6 +69,8 @@ class SearchAgentLoop(AgentLoopBase):
         loop = AgentLoop(sampler, worker.codec, worker.retriever, worker.limits)
         trajectory = await loop.episode(request, searching.search)
         seconds = time.perf_counter() - started
+        if question.supporting_passages:
+            trajectory.extra[SUPPORTING_PASSAGES] = list(question.supporting_passages)
 
         output = output_of(trajectory)
         output.metrics = AgentLoopMetrics(generate_sequences=seconds - searching.seconds, tool_calls=searching.seconds)

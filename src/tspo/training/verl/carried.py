@@ -6,9 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tspo.credit import Credit, CreditConfig, reward_trajectory, score
 from tspo.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
+
+if TYPE_CHECKING:
+    import torch
 
 TRAJECTORY = "tspo_trajectory"
 """Extra field: the trajectory as a line of the trajectory file."""
@@ -48,25 +54,47 @@ def carried_row(extra_fields: Mapping[str, Any], tag: Mapping[str, Any]) -> Carr
     )
 
 
-_rows: ContextVar[list[CarriedRow] | None] = ContextVar("rows of the batch whose advantages are computed", default=None)
+def credit_that_was(row: CarriedRow, advantages: Sequence[float], config: CreditConfig) -> Credit:
+    """The credit that training had: a turn's advantage is the mean of those of its tokens in the response."""
+    turns = np.array(row.turn_index[: len(advantages)], dtype=np.int64)
+    sampled = turns >= 0
+    number = len(row.trajectory.turns)
+    total = np.bincount(turns[sampled], np.asarray(advantages, dtype=np.float64)[sampled], minlength=number)
+    tokens = np.bincount(turns[sampled], minlength=number)
+    outcome, first = score(row.trajectory, config)
+    mean = total / np.maximum(tokens, 1)
+    return Credit(outcome, first, reward_trajectory(row.trajectory, config), mean.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What the estimator is given beyond verl's own arguments."""
+
+    rows: list[CarriedRow]
+    """Of the batch that it is called with, in the batch's order."""
+    values: torch.Tensor | None = None
+    """The critic's, (rows, response tokens), where there is one."""
+
+
+_handover: ContextVar[Handover | None] = ContextVar("of the batch whose advantages are computed", default=None)
 
 
 @contextmanager
-def handed_over(rows: list[CarriedRow]) -> Iterator[None]:
-    """Give the estimator the rows of the batch that it is about to be called with, in the batch's order."""
-    token = _rows.set(rows)
+def handed_over(handover: Handover) -> Iterator[None]:
+    """Give it to the estimator that is about to be called."""
+    token = _handover.set(handover)
     try:
         yield
     finally:
-        _rows.reset(token)
+        _handover.reset(token)
 
 
-def rows_handed_over() -> list[CarriedRow]:
-    """The rows of the batch under way; raises RuntimeError where the trainer handed over none."""
-    rows = _rows.get()
-    if rows is None:
+def what_was_handed_over() -> Handover:
+    """That of the batch under way; raises RuntimeError where the trainer handed over nothing."""
+    handover = _handover.get()
+    if handover is None:
         raise RuntimeError(
             "this estimator needs turns, which verl's own trainer does not hand over; "
             "set trainer.v1.trainer_mode=tspo_sync"
         )
-    return rows
+    return handover

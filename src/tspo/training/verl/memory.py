@@ -75,18 +75,20 @@ def shape_of(model: str) -> Shape:
 def estimate_memory(config: RunConfig, shape: Shape, gpu_memory: float) -> MemoryEstimate:
     """What a GPU of `gpu_memory` gigabytes is asked for under FSDP with activation checkpoints, in bfloat16 passes.
 
-    The reference policy is not in it: verl keeps it in the host's memory.
+    A critic, where one is needed, has states of the policy's size; it passes while the policy does not. The reference
+    policy is not in it: verl keeps it in the host's memory.
     """
     verl = config.verl
     processes = verl.nodes * verl.gpus_per_node
     per_parameter = _TRAINED_BYTES if config.training.lora is None else _FROZEN_BYTES
     number_bytes = 2 if config.training.dtype == "bfloat16" else 4
+    models = 2 if config.credit.to_config().needs_critic else 1
     activations = verl.tokens_per_gpu * shape.hidden * (shape.layers + _INNER_WIDTHS) * number_bytes
     logits = verl.tokens_per_gpu * shape.vocabulary * _LOGIT_BYTES
     gathered = 2 * number_bytes * shape.parameters / shape.layers  # one in use, one on its way
     cache = config.rollout.max_total_tokens * shape.layers * shape.key_value_size * 2
     return MemoryEstimate(
-        states=per_parameter * shape.parameters / processes / _GIGABYTE,
+        states=models * per_parameter * shape.parameters / processes / _GIGABYTE,
         passes=(activations + logits + gathered) / _GIGABYTE,
         sampling_share=verl.gpu_memory_utilization * gpu_memory,
         sampling_least=(2 * shape.parameters + cache) / verl.tensor_parallel / _GIGABYTE,

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from tspo.config import RunConfig
 from tspo.datasets.questions import Question, read_questions
+from tspo.datasets.supporting_passages import with_supporting_passages
 from tspo.errors import BadInput
 from tspo.training.agent import check_prompts_fit, codec_of
 from tspo.training.materials import DataFiles
@@ -115,6 +116,8 @@ def _settings(translated: Any) -> str:
 
 def _questions(config: RunConfig, files: DataFiles, questions: dict[str, list[Question]]) -> str:
     train = read_questions(files.train)
+    if config.credit.to_config().rewards.needs == "passages":
+        train = with_supporting_passages(train, files.corpus)
     test = read_questions(files.test) if files.test else []
     if len(train) < (groups := config.training.groups_per_step):
         raise BadInput(f"{len(train)} to train on, but a step takes training.groups_per_step={groups}")

@@ -25,7 +25,11 @@ def write_rows(questions: Sequence[Question], path: Path) -> None:
             "prompt": [{"role": "user", "content": question.question}],
             "ability": "search",
             "reward_model": {"style": "rule", "ground_truth": {"target": list(question.golden_answers)}},
-            "extra_info": {"index": index, "id": question.id},
+            "extra_info": {
+                "index": index,
+                "id": question.id,
+                "supporting_passages": list(question.supporting_passages),
+            },
         }
         for index, question in enumerate(questions)
     ]
@@ -45,4 +49,5 @@ def question_of_row(row: Mapping[str, Any]) -> Question:
         question=str(row["raw_prompt"][0]["content"]),
         golden_answers=tuple(str(answer) for answer in row["reward_model"]["ground_truth"]["target"]),
         data_source=str(row["data_source"]),
+        supporting_passages=tuple(str(text) for text in row["extra_info"]["supporting_passages"]),
     )

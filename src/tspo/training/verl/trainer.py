@@ -14,10 +14,9 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 
-from tspo.credit import assign_credit
 from tspo.training.step_files import save_step
 from tspo.training.verl.advantage import credit_of
-from tspo.training.verl.carried import CarriedRow, carried_row, handed_over
+from tspo.training.verl.carried import CarriedRow, Handover, carried_row, credit_that_was, handed_over
 from tspo.training.verl.names import MODE_PREFIX, SETTINGS
 
 
@@ -26,6 +25,7 @@ class HandsOverTurns:
 
     config: Any
     global_steps: int
+    use_critic: bool
 
     def __init__(self, config: Any) -> None:
         # verl asks for its own modes by name in many places
@@ -33,18 +33,27 @@ class HandsOverTurns:
         super().__init__(config)  # type: ignore[call-arg]
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        wanted = ["extra_fields", "values"] if self.use_critic else ["extra_fields"]
+        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
         rows = [carried_row(*row) for row in zip(fields["extra_fields"], batch.tags, strict=True)]
-        self._save_trajectories(rows)
-        with handed_over(rows):
-            return super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        values = fields["values"].to_padded_tensor(0.0) if self.use_critic else None
+        with handed_over(Handover(rows, values)):
+            batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
+        self._save_trajectories(rows, batch)
+        return batch
 
-    def _save_trajectories(self, rows: list[CarriedRow]) -> None:
+    def _save_trajectories(self, rows: list[CarriedRow], batch: Any) -> None:
         """Write what this step learns from to the run's folder, as `tspo train` does everywhere."""
-        trajectories = [row.trajectory for row in rows if not row.padding]
-        credits = assign_credit(trajectories, credit_of(self.config.algorithm))
+        fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
+        config = credit_of(self.config.algorithm)
+        learnt = [
+            (row, advantages.tolist())
+            for row, advantages in zip(rows, fields["advantages"].unbind(), strict=True)
+            if not row.padding
+        ]
+        credits = [credit_that_was(row, advantages, config) for row, advantages in learnt]
         folder = Path(self.config.actor_rollout_ref.rollout.custom[SETTINGS].trajectories)
-        save_step(trajectories, credits, self.global_steps, folder)
+        save_step([row.trajectory for row, _ in learnt], credits, self.global_steps, folder)
 
 
 for _mode, _trainer in list(TRAINER_REGISTRY.items()):

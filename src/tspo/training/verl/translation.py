@@ -17,8 +17,6 @@ from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, REWARD_MANAGER, SE
 from tspo.training.verl.versions import check_verl
 
 _SCHEDULES = ("constant", "cosine")
-_NEEDS = {"model": "the policy's log-probabilities of answers", "passages": "golden passages"}
-"""What rewards need that does not reach verl's workers."""
 _NO_DUAL_CLIP = 1e6
 """The objective has PPO's clip alone; verl's dual clip would bound the ratio of losing tokens at this."""
 
@@ -69,9 +67,14 @@ def _check_settings(config: RunConfig) -> None:
         raise BadInput(f"training.lr_scheduler: verl has {', '.join(_SCHEDULES)}, not {training.lr_scheduler!r}")
     if training.trl:
         raise BadInput("training.trl: is for TRL; the keys of verl go to verl.config")
-    reward = config.credit.to_config()
-    if needs := reward.rewards.needs:
-        raise BadInput(f"credit.reward: {reward.reward_name} needs {_NEEDS[needs]}; train with --engine trl")
+    credit = config.credit.to_config()
+    if credit.rewards.needs == "model":
+        raise BadInput(
+            f"credit.reward: {credit.reward_name} needs the policy's log-probabilities of answers, which do not reach "
+            "verl's workers; train with --engine trl"
+        )
+    if credit.needs_critic and training.lora is not None:
+        raise BadInput(f"training.lora: {credit.algorithm} trains all weights of policy and critic; leave it out")
     if config.warmup.epochs > 0:
         raise BadInput("warmup.epochs: verl has no warm-up here; run tspo warmup, then model=FOLDER warmup.epochs=0")
     if "${" in config.rollout.prompt:
@@ -96,7 +99,14 @@ def _defaults() -> DictConfig:
 
 def _translation(config: RunConfig, corpus: Path | None, *, resume: bool) -> dict[str, Any]:
     """verl's keys, dotted, and what this run says to them."""
-    return _data(config) | _model(config) | _actor(config) | _rollout(config, corpus) | _trainer(config, resume=resume)
+    return (
+        _data(config)
+        | _model(config)
+        | _actor(config)
+        | _critic(config)
+        | _rollout(config, corpus)
+        | _trainer(config, resume=resume)
+    )
 
 
 def _data(config: RunConfig) -> dict[str, Any]:
@@ -134,8 +144,6 @@ def _model(config: RunConfig) -> dict[str, Any]:
 def _actor(config: RunConfig) -> dict[str, Any]:
     training, verl = config.training, config.verl
     actor = "actor_rollout_ref.actor"
-    short = {"float32": "fp32", "bfloat16": "bf16"}[training.dtype]
-    precision = {"param_dtype": short, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     keys: dict[str, Any] = {
         f"{actor}.optim.lr": training.learning_rate,
         f"{actor}.optim.lr_scheduler_type": training.lr_scheduler,
@@ -157,14 +165,42 @@ def _actor(config: RunConfig) -> dict[str, Any]:
         f"{actor}.fsdp_config.optimizer_offload": verl.offload,
         f"{actor}.data_loader_seed": config.seed,
     }
-    for role in ("actor", "ref"):
-        engine = f"actor_rollout_ref.{role}.fsdp_config"
-        keys |= {f"{engine}.mixed_precision": precision, f"{engine}.dtype": training.dtype}
-        if config.device == "cpu":
-            keys[f"{engine}.use_torch_compile"] = False
     if config.device == "cpu":
-        keys |= {f"{actor}.strategy": "fsdp2", f"{actor}.fsdp_config.strategy": "fsdp2"}
-        keys |= {f"{actor}.use_torch_compile": False, "actor_rollout_ref.ref.fsdp_config.strategy": "fsdp2"}
+        keys |= {f"{actor}.strategy": "fsdp2", f"{actor}.use_torch_compile": False}
+    return keys | _engine(config, f"{actor}.fsdp_config") | _engine(config, "actor_rollout_ref.ref.fsdp_config")
+
+
+def _critic(config: RunConfig) -> dict[str, Any]:
+    """The critic of algorithms that need one: of the policy's shape, begun from its weights, on the same GPUs."""
+    if not config.credit.to_config().needs_critic:
+        return {"critic.enable": False}
+    training, verl, model = config.training, config.verl, _model(config)
+    keys: dict[str, Any] = {
+        "critic.enable": True,
+        "critic.optim.lr": verl.critic_learning_rate,
+        "critic.optim.weight_decay": 0.0,
+        "critic.optim.clip_grad": training.max_grad_norm,
+        "critic.grad_clip": training.max_grad_norm,
+        "critic.ppo_max_token_len_per_gpu": verl.tokens_per_gpu,
+        "critic.fsdp.param_offload": verl.offload,
+        "critic.fsdp.optimizer_offload": verl.offload,
+        "critic.data_loader_seed": config.seed,
+        "trainer.critic_warmup": verl.critic_warmup,
+        "trainer.max_critic_ckpt_to_keep": training.keep_checkpoints,
+    }
+    keys |= {key.replace("actor_rollout_ref", "critic"): value for key, value in model.items()}
+    if config.device == "cpu":
+        keys["critic.strategy"] = "fsdp2"
+    return keys | _engine(config, "critic.fsdp")
+
+
+def _engine(config: RunConfig, engine: str) -> dict[str, Any]:
+    """The precision of an FSDP engine, and which one it is where there is no GPU."""
+    short = {"float32": "fp32", "bfloat16": "bf16"}[config.training.dtype]
+    precision = {"param_dtype": short, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    keys: dict[str, Any] = {f"{engine}.mixed_precision": precision, f"{engine}.dtype": config.training.dtype}
+    if config.device == "cpu":
+        keys |= {f"{engine}.strategy": "fsdp2", f"{engine}.use_torch_compile": False}
     return keys
 
 
@@ -207,7 +243,6 @@ def _trainer(config: RunConfig, *, resume: bool) -> dict[str, Any]:
         "algorithm.adv_estimator": estimator_name(credit.algorithm),
         f"algorithm.{SETTINGS}": credit.model_dump(mode="json"),
         "algorithm.use_kl_in_reward": False,
-        "critic.enable": False,
         "reward.reward_manager.name": REWARD_MANAGER,
         "reward.num_workers": verl.agent_workers,
         "trainer.nnodes": verl.nodes,

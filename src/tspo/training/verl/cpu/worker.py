@@ -1,4 +1,4 @@
-"""verl's FSDP engine and actor worker on gloo, and the trainer mode that uses them."""
+"""verl's FSDP engines and workers on gloo, and the trainer mode that uses them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import ray
 import torch
+from transformers import AutoModelForTokenClassification
+from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 from verl.workers.engine.base import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
-from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead, FSDPEngineWithValueHead
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 
 from tspo.training.verl.names import CPU, MODE_PREFIX
 
@@ -31,8 +33,22 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
             self.engine_config = config
 
 
-class CPUActorRolloutRefWorker(ActorRolloutRefWorker):
-    """verl's worker; the process group is there before verl would name the CPU's backend twice."""
+@EngineRegistry.register(model_type="value_model", backend="fsdp2", device="cpu")
+class CPUCriticEngine(FSDPEngineWithValueHead):
+    """verl's engine; the critic is loaded here, for verl asks for flash attention, which GPUs have."""
+
+    model_config: Any
+
+    def _build_module(self) -> Any:
+        config = self.model_config.hf_config
+        config.num_labels, config.classifier_dropout = 1, 0.0
+        return AutoModelForTokenClassification.from_pretrained(
+            self.model_config.local_path, config=config, dtype=torch.float32
+        )
+
+
+class _OnGloo:
+    """A mixin before one of verl's workers: the process group is there before verl names the CPU's backend twice."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not torch.distributed.is_initialized():
@@ -40,6 +56,14 @@ class CPUActorRolloutRefWorker(ActorRolloutRefWorker):
                 "gloo", rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"])
             )
         super().__init__(*args, **kwargs)
+
+
+class CPUActorRolloutRefWorker(_OnGloo, ActorRolloutRefWorker):
+    """verl's worker of the policy and its reference."""
+
+
+class CPUTrainingWorker(_OnGloo, TrainingWorker):
+    """verl's worker of the critic."""
 
 
 @register_trainer(CPU)
@@ -54,4 +78,7 @@ class CPUTrainer(TRAINER_REGISTRY[MODE_PREFIX + "sync"]):  # type: ignore[misc]
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        self.role_worker_mapping = dict.fromkeys(self.role_worker_mapping, ray.remote(CPUActorRolloutRefWorker))
+        self.role_worker_mapping = {
+            role: ray.remote(CPUTrainingWorker if role is Role.Critic else CPUActorRolloutRefWorker)
+            for role in self.role_worker_mapping
+        }
