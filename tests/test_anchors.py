@@ -1,3 +1,9 @@
+from difflib import SequenceMatcher
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tspo.anchors import anchor_states
 from tspo.trajectory import StopReason, Trajectory, Turn
 
@@ -30,3 +36,28 @@ def test_states_that_are_alike_enough_are_one():
     assert len(set(exact)) == 4
     assert alike[0] == alike[1]
     assert len(set(alike)) == 3
+
+
+ALIKE = [0.3, 0.5, 0.8, 0.9]
+texts = st.text("ab c", max_size=12) | st.text("abcdefgh ", min_size=150, max_size=250)
+
+
+@pytest.mark.parametrize("similarity", ALIKE)
+@given(states=st.lists(texts, min_size=1, max_size=5), random=st.randoms())
+def test_alike_is_what_difflib_says(similarity, states, random):
+    """The first state that is alike enough, by the authors' measure and nothing else; "Who?" is there before."""
+    states += ["".join(random.sample(state[:-3], len(state[:-3]))) + state[-3:] for state in states]
+    states += [state[:10] + "x" + state[11:] for state in states]
+    labels = [row[1] for row in anchor_states([trajectory("p", state) for state in states], similarity)]
+    known = {"Who?": anchor_states([trajectory("p", "")], similarity)[0][0]}
+    seen = {"Who?"}
+    for state, label in zip(states, labels, strict=True):
+        if state not in seen:
+            seen.add(state)
+            close = (kept for kept in known if SequenceMatcher(None, state, kept).ratio() >= similarity)
+            first = next(close, None)
+            if first is None:
+                assert label not in known.values()
+                known[state] = label
+            else:
+                assert label == known[first]

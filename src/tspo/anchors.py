@@ -34,10 +34,11 @@ def anchor_states(trajectories: Sequence[Trajectory], similarity: float = 1.0) -
 
 
 def _alike(state: str, known: Iterable[tuple[str, int]], similarity: float) -> int | None:
+    from rapidfuzz.distance import LCSseq  # costs as much as the rest of the command line together
+
     for other, label in known:
-        matcher = SequenceMatcher(None, state, other)
-        # The first two are upper bounds, and cheap.
-        ratios = (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio)
-        if all(ratio() >= similarity for ratio in ratios):
+        # What difflib matches is a common subsequence: the longest one bounds its ratio, and is found far sooner.
+        at_most = 2.0 * LCSseq.similarity(state, other) / (len(state) + len(other))
+        if at_most >= similarity and SequenceMatcher(None, state, other).ratio() >= similarity:
             return label
     return None
