@@ -1,10 +1,11 @@
+import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tspo.config import CreditSection, RolloutSection, RunConfig, default_config_path, load_config
+from tspo.config import CreditSection, RolloutSection, RunConfig, default_config_path, default_of, load_config
 from tspo.credit import CreditConfig, valid_choices
 from tspo.errors import BadInput
 from tspo.rollout.episode import Limits
@@ -326,3 +327,14 @@ def test_a_config_survives_being_written_and_read(config_file, tmp_path):
     path = write(tmp_path, yaml.safe_dump(yaml.safe_load(config.model_dump_json())))
     assert load_config(path) == config
     assert isinstance(load_config(path), RunConfig)
+
+
+def test_defaults_by_name_are_those_of_a_minimal_file(config_file):
+    settings = json.loads(load_config(config_file).model_dump_json())
+    for section in ("rollout", "credit", "training", "warmup", "evaluation", "verl"):
+        assert default_of(section) == settings[section]
+        for name, value in settings[section].items():
+            assert default_of(f"{section}.{name}") == value
+    assert default_of("training.lora.r") == 16
+    for unknown in ("model", "nonsense", "model.nonsense", "credit.nonsense", "credit.alpha.nonsense"):
+        assert default_of(unknown) is None

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
 from tspo.credit import CreditConfig
 from tspo.datasets.names import Purpose, is_name, means_a_name, question_splits
@@ -359,6 +360,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise BadInput(f"{path}: {_explain(error)}") from None
+
+
+def default_of(key: str) -> Any:
+    """The default of a setting as JSON has it, of a section all of its own; None where there is no such setting."""
+    section: type[BaseModel] | None = RunConfig
+    *sections, name = key.split(".")
+    for part in sections:
+        field = None if section is None else section.model_fields.get(part)
+        section = None if field is None else _section_in(field.annotation)
+    field = None if section is None else section.model_fields.get(name)
+    if field is None or field.is_required():
+        return None
+    return to_jsonable_python(field.get_default(call_default_factory=True))
 
 
 def describe_settings() -> str:

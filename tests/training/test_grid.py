@@ -238,6 +238,18 @@ def test_an_arm_that_has_runs_keeps_its_settings(load, tmp_path):
     assert grown_grid(before, changed, [0], lambda arm: False).arms == tuple(changed)
 
 
+def test_what_an_older_version_did_not_know_had_its_default(load):
+    before = grown_grid(None, make(load, "credit.algorithm=grpo"), [0], begun)
+    (arm,) = before.arms
+    older = {name: dict(section) if isinstance(section, dict) else section for name, section in arm.settings.items()}
+    del older["verl"], older["credit"]["gae_lambda"], older["credit"]["ignore"], older["training"]["lora"]
+    old_grid = Grid((Arm(arm.name, arm.overrides, older),), before.seeds)
+    assert grown_grid(old_grid, [arm], [0, 1], begun).seeds == (0, 1)
+    newer = Arm(arm.name, arm.overrides, arm.settings | {"credit": arm.settings["credit"] | {"gae_lambda": 0.5}})
+    with pytest.raises(BadInput, match=r"has runs with other settings for credit\.gae_lambda; "):
+        grown_grid(old_grid, [newer], [0], begun)
+
+
 def test_settings_that_change_no_result_may_change(load):
     before = grown_grid(None, make(load, "credit.algorithm=grpo"), [0], begun)
     (old,) = before.arms

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tspo.config import RunConfig
+from tspo.config import RunConfig, default_of
 from tspo.errors import BadInput
 from tspo.files import atomic_write, only_one
 from tspo.training.checkpoints import checkpoints_in
@@ -68,10 +68,14 @@ def check_disk(model: PreTrainedModel, config: RunConfig) -> None:
 
 
 def changed_settings(before: Any, now: dict[str, Any], may_change: Set[str], place: str = "") -> list[str]:
-    """Dotted keys, sorted, that differ and are not in `may_change`."""
+    """Dotted keys, sorted, that differ and are not in `may_change`.
+
+    What `before` lacks had its default: files of older versions do not know newer settings.
+    """
     changed = []
     for key in sorted({*before, *now}):
-        at, old, new = f"{place}{key}", before.get(key), now.get(key)
+        at = f"{place}{key}"
+        old, new = before.get(key, default_of(at)), now.get(key)
         if old and new and isinstance(old, dict) and isinstance(new, dict):
             changed += changed_settings(old, new, may_change, f"{at}.")
         elif old != new and at not in may_change:
