@@ -103,7 +103,7 @@ def test_a_comparison_stopped_and_gone_on_with(config: Path, tmp_path: Path) -> 
     assert "Differences from algorithm=grpo" in said
     assert "Not finished" not in said
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert {"compare.md", "compare.json", "curves.svg", "curves.png", "grid.json"} <= set(written)
+    assert {"compare.md", "compare.json", "arms.svg", "curves.svg", "curves.png", "grid.json"} <= set(written)
     assert json.loads(written["compare.json"])["differences"]["algorithm=tspo"]["seeds"] == [0, 1]
 
     # All is done: nothing runs again, and the report is the same to the last byte.

@@ -58,7 +58,7 @@ def test_the_two_methods_over_seeds(config_file, tmp_path, capsys, trained):
     printed = capsys.readouterr().out
     assert "Differences from algorithm=grpo" in printed
     assert f"written to {out}" in printed
-    for name in ("compare.md", "compare.json", "curves.svg", "curves.png", "grid.json"):
+    for name in ("compare.md", "compare.json", "arms.svg", "arms.png", "curves.svg", "curves.png", "grid.json"):
         assert (out / name).exists()
 
 

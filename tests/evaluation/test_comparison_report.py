@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from tspo.errors import BadInput
 from tspo.evaluation.comparison_report import write_report
 
-FILES = ("compare.json", "compare.md", "curves.svg", "curves.png")
+FILES = ("compare.json", "compare.md", "curves.svg", "curves.png", "arms.svg", "arms.png")
 
 
 def report(folder, finished, unfinished=None, target=0.5):
@@ -64,6 +64,8 @@ def test_the_files_hold_the_same_and_are_the_same_again(tmp_path, finished):
     assert ">exact match<" in svg
     assert ">near misses<" in svg
     assert ">searches<" not in svg, "a chart of a metric that no run has"
+    arms = written["arms.svg"].decode()
+    assert [arms.count(f">{word}<") for word in ("grpo", "tspo", "its difference from the first")] == [1, 1, 1]
     assert report(tmp_path, finished) == text
     assert written == {name: (tmp_path / name).read_bytes() for name in FILES}
 
@@ -72,6 +74,7 @@ def test_what_is_not_finished_is_told(tmp_path, finished):
     text = report(tmp_path, {"grpo": finished["grpo"], "tspo": {}}, {"grpo": [], "tspo": [0, 1]})
     assert text.endswith("Not finished, and in no number above (seeds):\n\n- tspo: 0, 1\n")
     assert "Differences" not in text
+    assert "difference" not in (tmp_path / "arms.svg").read_text()
     assert json.loads((tmp_path / "compare.json").read_text())["unfinished"] == {"grpo": [], "tspo": [0, 1]}
 
 

@@ -21,7 +21,7 @@ _DESCRIPTION = """\
 Train every arm of a grid with every seed, each run a process of its own, and report how the arms differ:
 held-out scores, learning curves, steps and tokens to a target, and differences paired by seed and question,
 with 95 % intervals. All arms have the same budget of episodes. Everything is written to --out: the runs,
-compare.md, compare.json, curves.svg, curves.png.
+compare.md, compare.json, arms and curves as svg and png.
 
 An arm is the configuration with some settings over it. --vary gives settings several values, and with more
 than one --vary every combination is an arm; --arm adds one arm. Without either, the arms are TSPO and GRPO.
@@ -120,7 +120,7 @@ def _report(folder: Path, target: float, failures: Sequence[Failure], screen: Co
 
     try:
         say(report_comparison(folder, target))
-        say(f"written to {folder}: compare.md, compare.json, curves.svg, curves.png")
+        say(f"written to {folder}: compare.md, compare.json, arms and curves as svg and png")
     except BadInput as error:
         if not failures:
             raise

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5)))
 
-_RC: Any = {
+RC: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -78,7 +78,7 @@ def chart_grid(
 
     columns = max(1, min(columns, len(charts)))
     rows = -(-len(charts) // columns)
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         lines: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def to_svg(figure: Figure) -> str:
     import matplotlib
 
     stream = io.StringIO()
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = stream.getvalue()
     return text[text.index("<svg") :]
@@ -121,7 +121,7 @@ def to_png(figure: Figure) -> bytes:
     import matplotlib
 
     stream = io.BytesIO()
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure.savefig(stream, format="png", dpi=150, metadata={"Software": None})
     return stream.getvalue()
 

@@ -1,18 +1,22 @@
-"""The report of a comparison from its finished runs: numbers, tables and learning curves, as files."""
+"""The report of a comparison from its finished runs: numbers, tables and charts, as files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tspo.errors import BadInput
 from tspo.evaluation.charts import Chart, Series, chart_grid, to_png, to_svg
 from tspo.evaluation.compared_arms import CURVES, ArmRuns, compare_arms
 from tspo.evaluation.comparison_table import format_report
+from tspo.evaluation.interval_chart import Panel, interval_chart
 from tspo.evaluation.run_results import read_run
 from tspo.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHART_WORDS = {
     "exact_match": ("exact match", "share of episodes"),
@@ -30,7 +34,7 @@ def write_report(
     unfinished: Mapping[str, Sequence[int]],
     target: float,
 ) -> str:
-    """Write `compare.json`, `compare.md`, `curves.svg` and `curves.png` to `folder`; returns the tables.
+    """Write `compare.json`, `compare.md`, and `curves` and `arms` as SVG and PNG to `folder`; returns the tables.
 
     `finished` has the run folders by arm and seed, `unfinished` the seeds that are missing; `target` is the exact
     match to reach. Raises BadInput where no run is finished, or one cannot be read.
@@ -44,16 +48,33 @@ def write_report(
         raise BadInput(f"{folder}: no run is finished yet, so that there is nothing to report")
     report = compare_arms(arms, target) | {"unfinished": {arm: list(seeds) for arm, seeds in unfinished.items()}}
     tables = format_report(report)
-    figure = chart_grid(learning_charts(report))
+    figures = {"curves": chart_grid(learning_charts(report)), "arms": arms_chart(report)}
     with atomic_write(folder / "compare.json") as stream:
         json.dump(report, stream, indent=1, allow_nan=False)
     with atomic_write(folder / "compare.md") as stream:
-        stream.write(tables + "\n![Learning curves: mean over seeds and 95 % band](curves.svg)\n")
-    with atomic_write(folder / "curves.svg") as stream:
-        stream.write(to_svg(figure))
-    with atomic_write(folder / "curves.png") as stream:
-        stream.buffer.write(to_png(figure))
+        stream.write(
+            f"{tables}\n![Exact match of the arms, and how they differ, with 95 % intervals](arms.svg)\n\n"
+            "![Learning curves: mean over seeds and 95 % band](curves.svg)\n"
+        )
+    for name, figure in figures.items():
+        with atomic_write(folder / f"{name}.svg") as stream:
+            stream.write(to_svg(figure))
+        with atomic_write(folder / f"{name}.png") as stream:
+            stream.buffer.write(to_png(figure))
     return tables
+
+
+def arms_chart(report: Mapping[str, Any]) -> Figure:
+    """A row an arm: exact match on held-out questions, its difference from the first arm's, area under EM."""
+    arms, differences = report["arms"], report["differences"]
+    held_out = [arm["held_out"]["metrics"].get("exact_match") for arm in arms.values()]
+    from_first = [differences[name]["held_out"].get("exact_match") if name in differences else None for name in arms]
+    panels = [
+        Panel("exact match, held out", held_out),
+        Panel("its difference from the first", [row and row["absolute"] for row in from_first], zero=True),
+        Panel("area under EM in training", [arm["learning"]["area"] for arm in arms.values()]),
+    ]
+    return interval_chart(list(arms), panels if differences else [panels[0], panels[2]])
 
 
 def learning_charts(report: Mapping[str, Any]) -> list[Chart]:
