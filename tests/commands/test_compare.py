@@ -77,6 +77,8 @@ def test_the_report_alone_runs_nothing(config_file, tmp_path, capsys, trained):
     assert main(["compare", "--out", out, "--report-only", "--target-em", "0.25"]) == 0
     assert trained[0] == []
     assert "EM 0.25" in capsys.readouterr().out
+    assert main(["compare", "--out", out, "--report-only", "--against", "algorithm=tspo"]) == 0
+    assert "Differences from algorithm=tspo" in capsys.readouterr().out
 
 
 def test_a_failure_is_told_last_with_its_log_and_is_exit_code_1(config_file, tmp_path, capsys, trained):
@@ -104,6 +106,10 @@ def test_when_all_failed_there_is_no_report(config_file, tmp_path, capsys, train
         (["--jobs", "0"], "--jobs 0"),
         (["--target-em", "0"], "--target-em 0"),
         (["--target-em", "nan"], "--target-em nan"),
+        (
+            ["--against", "algorithm=rloo"],
+            "--against 'algorithm=rloo': no arm of these: 'algorithm=grpo', 'algorithm=tspo'",
+        ),
         (["--vary", "credit.alpha"], "--vary 'credit.alpha'"),
         (["--vary", "credit.alpha=0.5,2"], "alpha"),
         (["--vary", "training.steps=10,20"], "budgets"),

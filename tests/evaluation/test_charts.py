@@ -57,6 +57,15 @@ def test_one_point_no_points_and_gaps_can_be_drawn():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_legend_of_many_long_names_leaves_the_charts_their_room():
+    many = [Series(f"{'a long name of an arm ' * 3}{k}", STEPS, STEPS) for k in range(14)]
+    figure = chart_grid([Chart(many, "t", "y")])
+    to_svg(figure)
+    axes = figure.axes[0].get_position()
+    assert axes.height * figure.get_figheight() > 1.2
+
+
 def test_many_series_are_told_apart():
     looks = {(COLOURS[k % len(COLOURS)], str(LINE_STYLES[k % len(LINE_STYLES)])) for k in range(35)}
     assert len(looks) == 35

@@ -11,8 +11,8 @@ from tspo.evaluation.comparison_report import write_report
 FILES = ("compare.json", "compare.md", "curves.svg", "curves.png", "arms.svg", "arms.png")
 
 
-def report(folder, finished, unfinished=None, target=0.5):
-    return write_report(folder, finished, dict.fromkeys(finished, 20), unfinished or {}, target)
+def report(folder, finished, unfinished=None, target=0.5, against=None):
+    return write_report(folder, finished, dict.fromkeys(finished, 20), unfinished or {}, target, against)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_files_hold_the_same_and_are_the_same_again(tmp_path, finished):
     assert ">near misses<" in svg
     assert ">searches<" not in svg, "a chart of a metric that no run has"
     arms = written["arms.svg"].decode()
-    assert [arms.count(f">{word}<") for word in ("grpo", "tspo", "its difference from the first")] == [1, 1, 1]
+    assert [arms.count(f">{word}<") for word in ("grpo", "tspo", "difference from grpo")] == [1, 1, 1]
     assert report(tmp_path, finished) == text
     assert written == {name: (tmp_path / name).read_bytes() for name in FILES}
 
@@ -80,6 +80,19 @@ def test_what_is_not_finished_is_told(tmp_path, finished):
 
 def test_the_target_is_one_s_own(tmp_path, finished):
     assert "EM 0.25" in report(tmp_path, finished, target=0.25)
+
+
+def test_any_arm_may_be_what_others_are_compared_with(tmp_path, finished):
+    text = report(tmp_path, finished, against="tspo")
+    assert "## Differences from tspo, paired by seed and question" in text
+    rows = {tuple(cells(line)[:2]): cells(line) for line in text.splitlines() if line.startswith("|")}
+    assert rows["grpo", "EM"][4].startswith("-0.333 [")
+    assert list(json.loads((tmp_path / "compare.json").read_text())["arms"]) == ["grpo", "tspo"]
+
+
+def test_an_arm_that_there_is_not_is_named(tmp_path, finished):
+    with pytest.raises(BadInput, match=r"--against 'rloo': no arm with a finished run; there are: 'grpo', 'tspo'"):
+        report(tmp_path, finished, against="rloo")
 
 
 def test_nothing_to_report_is_said_and_nothing_written(tmp_path):

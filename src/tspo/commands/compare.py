@@ -29,7 +29,7 @@ than one --vary every combination is an arm; --arm adds one arm. Without either,
 
 Ctrl-C (or SIGTERM) saves and stops; the same command goes on from there, runs only what is not done, and
 takes more arms and seeds. Every arm in --out is in the report; the first of all is what others are
-compared with.
+compared with, or the one that --against names.
 """
 
 _EXAMPLES = """\
@@ -38,7 +38,7 @@ examples:
   tspo compare my.yaml --out runs/alpha --vary credit.alpha=0.1,0.3,0.5
   tspo compare my.yaml --out runs/mix --arm "credit.algorithm=grpo" --arm "credit.alpha=0.3 training.beta=0"
   tspo compare configs/embedded-near-miss.yaml @configs/embedded-methods.arms --out runs/methods --jobs 2
-  tspo compare --out runs/tspo-grpo --report-only --target-em 0.4
+  tspo compare --out runs/tspo-grpo --report-only --target-em 0.4 --against algorithm=tspo
 """
 
 
@@ -65,6 +65,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--target-em", type=float, default=0.5, metavar="SHARE", help="exact match to reach, 0 to 1 (default: 0.5)"
     )
+    parser.add_argument(
+        "--against",
+        metavar="ARM",
+        help="what others are compared with, named as in the report (default: the first)",
+    )
     parser.add_argument("--report-only", action="store_true", help="run nothing; report what is done in --out")
     parser.set_defaults(run=run)
 
@@ -83,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
     failures: list[Failure] = []
     if not args.report_only:
         arms, seeds = _grid(args)
+        names = [arm.name for arm in arms]
+        if args.against is not None and args.against not in names:
+            raise BadInput(f"--against {args.against!r}: no arm of these: {', '.join(map(repr, names))}")
 
         def train() -> None:
             from tspo.training.compare import run_comparison
@@ -91,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
         if code := stoppable(train, screen, "the same command goes on from here"):
             return code
-    _report(folder, args.target_em, failures, screen)
+    _report(folder, args, failures, screen)
     return 1 if failures else 0
 
 
@@ -112,14 +120,14 @@ def _grid(args: argparse.Namespace) -> tuple[list[Arm], tuple[int, ...]]:
     return arms, seeds
 
 
-def _report(folder: Path, target: float, failures: Sequence[Failure], screen: Console) -> None:
+def _report(folder: Path, args: argparse.Namespace, failures: Sequence[Failure], screen: Console) -> None:
     from tspo.training.compare import report_comparison
 
     def say(text: str) -> None:
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
     try:
-        say(report_comparison(folder, target))
+        say(report_comparison(folder, args.target_em, args.against))
         say(f"written to {folder}: compare.md, compare.json, arms and curves as svg and png")
     except BadInput as error:
         if not failures:

@@ -27,6 +27,8 @@ RC: Any = {
     "path.simplify": True,
 }
 _LEGEND_CHARACTERS_PER_INCH = 14
+_LEGEND_ROWS, _LEGEND_ROW = 2, 0.2
+"""Rows of a legend that a figure has room for, and inches that it grows by for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ def chart_grid(
             # As many columns as the longest label leaves room for, so that the legend stays within the figure.
             width = max(map(len, lines)) + 6
             fitting = max(1, int(figure.get_figwidth() * _LEGEND_CHARACTERS_PER_INCH / width))
+            more = max(-(-len(lines) // fitting) - _LEGEND_ROWS, 0)
+            figure.set_figheight(size[1] * rows + _LEGEND_ROW * more)
             figure.legend(
                 list(lines.values()),
                 list(lines),

@@ -48,9 +48,9 @@ class ArmRuns:
     episodes_per_rollout: int
 
 
-def compare_arms(arms: Mapping[str, ArmRuns], target: float) -> dict[str, Any]:
-    """Everything that is compared, as one JSON object; the first arm is the one that others are compared with."""
-    baseline, *others = arms
+def compare_arms(arms: Mapping[str, ArmRuns], target: float, against: str | None = None) -> dict[str, Any]:
+    """Everything that is compared, as one JSON object; arms are compared with the arm `against`, or with the first."""
+    baseline = next(iter(arms)) if against is None else against
     return {
         "baseline": baseline,
         "target_exact_match": target,
@@ -65,7 +65,7 @@ def compare_arms(arms: Mapping[str, ArmRuns], target: float) -> dict[str, Any]:
             }
             for name, arm in arms.items()
         },
-        "differences": {name: _difference(arms[name], arms[baseline]) for name in others},
+        "differences": {name: _difference(arm, arms[baseline]) for name, arm in arms.items() if name != baseline},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from tspo.errors import BadInput
@@ -26,6 +27,9 @@ _CHART_WORDS = {
 }
 """Title and unit of each of CURVES."""
 
+_TITLE_WIDTH = 36
+"""Characters of a line in a chart's title."""
+
 
 def write_report(
     folder: Path,
@@ -33,11 +37,13 @@ def write_report(
     episodes_per_rollout: Mapping[str, int],
     unfinished: Mapping[str, Sequence[int]],
     target: float,
+    against: str | None = None,
 ) -> str:
     """Write `compare.json`, `compare.md`, and `curves` and `arms` as SVG and PNG to `folder`; returns the tables.
 
     `finished` has the run folders by arm and seed, `unfinished` the seeds that are missing; `target` is the exact
-    match to reach. Raises BadInput where no run is finished, or one cannot be read.
+    match to reach, `against` the arm that others are compared with, by default the first. Raises BadInput where no run
+    is finished, that arm has none, or one cannot be read.
     """
     arms = {
         arm: ArmRuns({seed: read_run(path) for seed, path in sorted(runs.items())}, episodes_per_rollout[arm])
@@ -46,7 +52,10 @@ def write_report(
     }
     if not arms:
         raise BadInput(f"{folder}: no run is finished yet, so that there is nothing to report")
-    report = compare_arms(arms, target) | {"unfinished": {arm: list(seeds) for arm, seeds in unfinished.items()}}
+    if against is not None and against not in arms:
+        raise BadInput(f"--against {against!r}: no arm with a finished run; there are: {', '.join(map(repr, arms))}")
+    report = compare_arms(arms, target, against)
+    report["unfinished"] = {arm: list(seeds) for arm, seeds in unfinished.items()}
     tables = format_report(report)
     figures = {"curves": chart_grid(learning_charts(report)), "arms": arms_chart(report)}
     with atomic_write(folder / "compare.json") as stream:
@@ -65,14 +74,15 @@ def write_report(
 
 
 def arms_chart(report: Mapping[str, Any]) -> Figure:
-    """A row an arm: exact match on held-out questions, its difference from the first arm's, area under EM."""
+    """A row an arm: exact match on held-out questions, its difference from the baseline's, area under EM."""
     arms, differences = report["arms"], report["differences"]
     held_out = [arm["held_out"]["metrics"].get("exact_match") for arm in arms.values()]
-    from_first = [differences[name]["held_out"].get("exact_match") if name in differences else None for name in arms]
+    held_out_differences = [(differences.get(name) or {}).get("held_out", {}).get("exact_match") for name in arms]
+    title = fill(f"difference from {report['baseline']}", _TITLE_WIDTH)
     panels = [
         Panel("exact match, held out", held_out),
-        Panel("its difference from the first", [row and row["absolute"] for row in from_first], zero=True),
-        Panel("area under EM in training", [arm["learning"]["area"] for arm in arms.values()]),
+        Panel(title, [row and row["absolute"] for row in held_out_differences], zero=True),
+        Panel("area under EM in training", [arm["learning"] and arm["learning"]["area"] for arm in arms.values()]),
     ]
     return interval_chart(list(arms), panels if differences else [panels[0], panels[2]])
 

@@ -50,10 +50,10 @@ def run_comparison(
     return failures
 
 
-def report_comparison(folder: Path, target: float) -> str:
-    """Write the report of all runs in `folder` that are done; returns its tables.
+def report_comparison(folder: Path, target: float, against: str | None = None) -> str:
+    """Write the report of all runs in `folder` that are done; returns its tables. See `write_report` for the rest.
 
-    Raises BadInput where there is no comparison in `folder`, or no run of it is done.
+    Raises BadInput where there is no comparison in `folder`, no run of it is done, or none of the arm `against`.
     """
     grid = read_grid(folder / _GRID)
     if grid is None:
@@ -65,6 +65,7 @@ def report_comparison(folder: Path, target: float) -> str:
         {arm.name: arm.episodes_per_rollout for arm in grid.arms},
         {arm: [seed for seed in grid.seeds if seed not in runs] for arm, runs in done.items()},
         target,
+        against,
     )
 
 
