@@ -66,10 +66,17 @@ def arm_overrides(vary: Sequence[str], arms: Sequence[str]) -> list[tuple[str, .
 
 
 def make_arm(overrides: Sequence[str], load: Callable[[Sequence[str]], RunConfig]) -> Arm:
-    """The arm that `overrides` make of the configuration that `load` reads and checks."""
+    """The arm that `overrides` make of the configuration that `load` reads and checks.
+
+    Raises BadInput where its runs could not train.
+    """
     check_left_to_the_grid(overrides)
-    settings = json.loads(load(overrides).model_dump_json(exclude=set(SET_BY_THE_GRID)))
-    return Arm(arm_name(overrides), tuple(overrides), settings)
+    config, name = load(overrides), arm_name(overrides)
+    try:
+        config.credit.to_config().check_no_critic()
+    except BadInput as error:
+        raise BadInput(f"arm {name!r}: {error}") from None
+    return Arm(name, tuple(overrides), json.loads(config.model_dump_json(exclude=set(SET_BY_THE_GRID))))
 
 
 def check_left_to_the_grid(overrides: Sequence[str]) -> None:
