@@ -159,7 +159,8 @@ class Sampler:
         question = codec.decode(new_token_ids)
         ids = codec.policy("<think>slow</think>" if "slow" in question else "<answer>Paris</answer>")
         on_tokens(ids)
-        await asyncio.sleep(10000 if "slow" in question else 0)
+        while "slow" in question:
+            await asyncio.sleep(0.1)  # a signal just before a wait without end would be seen only after it
         return Sampled(ids, None, codec.decode(ids), "stop")
     async def sample(self, new_token_ids, max_tokens):
         raise AssertionError

@@ -86,7 +86,7 @@ def test_an_unknown_key(name, config_file, capsys):
 
 
 @pytest.mark.parametrize("name", RUN_NAMES)
-@pytest.mark.parametrize("override", ["training.steps=0", "nonsense", "credit.algorithm=ppo"])
+@pytest.mark.parametrize("override", ["training.steps=0", "nonsense", "credit.algorithm=dpo"])
 def test_a_bad_override(name, override, config_file, capsys):
     assert main([name, config_file, override]) == 2
     assert override.split("=")[0] in one_line(capsys)

@@ -119,7 +119,6 @@ def in_shares(loops, folder):
                 loops[index], QUESTIONS, folder, samples=2, seed=0, console=console, label="", share=share
             )
         except KeyboardInterrupt:
-            barrier.abort()
             return None
 
     with ThreadPoolExecutor(len(loops)) as pool:

@@ -12,6 +12,7 @@ from tspo.datasets.prepared import question_files
 from tspo.datasets.questions import Question, read_questions
 from tspo.datasets.supporting_passages import with_supporting_passages
 from tspo.datasets.world.files import WorldFiles, world_files
+from tspo.errors import BadInput
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.training.agent import check_prompts_fit, codec_of, sampler_kind
@@ -46,8 +47,8 @@ def read_materials(config: RunConfig, *, training: bool = True) -> Materials:
     """
     sampler_kind(config)
     credit = config.credit.to_config()
-    if training:
-        credit.check_no_critic()
+    if training and credit.needs_critic:
+        raise BadInput(f"credit.algorithm: {credit.algorithm} needs a critic, which only verl has here; --engine verl")
     files = data_files(config.data, training=training)
     train = read_questions(files.train) if files.train else []
     if credit.rewards.needs == "passages":
