@@ -159,8 +159,7 @@ class Sampler:
         question = codec.decode(new_token_ids)
         ids = codec.policy("<think>slow</think>" if "slow" in question else "<answer>Paris</answer>")
         on_tokens(ids)
-        while "slow" in question:
-            await asyncio.sleep(0.1)  # a signal just before a wait without end would be seen only after it
+        await asyncio.sleep(10000 if "slow" in question else 0)
         return Sampled(ids, None, codec.decode(ids), "stop")
     async def sample(self, new_token_ids, max_tokens):
         raise AssertionError
@@ -171,6 +170,12 @@ agent = Agent(AgentLoop(Sampler(), codec, None, Limits()), load_config(Path(conf
 converse(agent, Screen(console(), codec), Path(history))
 print("left")
 """
+
+
+def _take_the_terminal():
+    """Ctrl-C in it is this program's, even where the tests run in the background of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -185,7 +190,7 @@ class Terminal:
             stderr=theirs,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C in it is this program's
+            preexec_fn=_take_the_terminal,
             env=os.environ | {"TERM": "xterm-256color"},
         )
         os.close(theirs)
