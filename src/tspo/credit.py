@@ -279,7 +279,6 @@ def assign_credit(trajectories: Sequence[Trajectory], config: CreditConfig) -> l
     Trajectories whose retriever failed have advantages of 0 and are outside their group's baseline. Raises BadInput
     where a trajectory lacks what the reward needs, and for an algorithm with a critic.
     """
-    config.check_no_critic()
     scores = [score(trajectory, config) for trajectory in trajectories]
     outcome = np.array([outcome for outcome, _ in scores], dtype=np.float64)
     first = [NO_OCCURRENCE if turn is None else turn for _, turn in scores]

@@ -29,8 +29,7 @@ def ppo(
     gae_lambda: float = 1.0,
 ) -> NDArray[np.float64]:
     """`gae` whitened over all steps of the batch; groups play no part. (N, K), zeros past the end."""
-    advantages = gae(turn_rewards, num_turns, values, gamma, gae_lambda)
-    return whitened(advantages, num_turns, np.ones(advantages.shape))
+    return whitened(gae(turn_rewards, num_turns, values, gamma, gae_lambda), num_turns)
 
 
 def gae(

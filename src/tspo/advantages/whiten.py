@@ -12,12 +12,12 @@ EPSILON = 1e-8
 
 
 def whitened(
-    values: NDArray[np.float64], num_turns: NDArray[np.int64], turn_tokens: NDArray[np.float64]
+    values: NDArray[np.float64], num_turns: NDArray[np.int64], turn_tokens: NDArray[np.float64] | float = 1.0
 ) -> NDArray[np.float64]:
     """(x - mean x) / sqrt(var x + eps) over all turns of all trajectories: (N, K), zeros past the end.
 
-    Mean and variance weigh a turn by its `turn_tokens` (N, K), as a mean over tokens does; the variance is the sample
-    one. All zeros where all x (N, K) are equal.
+    Mean and variance weigh a turn by its `turn_tokens` (N, K), as a mean over tokens does, or all alike; the variance
+    is the sample one. All zeros where all x (N, K) are equal.
     """
     reached = reached_turns(num_turns, values.shape[1])
     weight = np.where(reached, turn_tokens, 0.0)

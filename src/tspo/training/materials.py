@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tspo.cache_folder import cache_dir
 from tspo.config import DataSection, RunConfig, WorldSection
+from tspo.credit import CreditConfig
 from tspo.datasets.prepared import question_files
 from tspo.datasets.questions import Question, read_questions
 from tspo.datasets.supporting_passages import with_supporting_passages
@@ -50,14 +51,18 @@ def read_materials(config: RunConfig, *, training: bool = True) -> Materials:
     if training and credit.needs_critic:
         raise BadInput(f"credit.algorithm: {credit.algorithm} needs a critic, which only verl has here; --engine verl")
     files = data_files(config.data, training=training)
-    train = read_questions(files.train) if files.train else []
-    if credit.rewards.needs == "passages":
-        train = with_supporting_passages(train, files.corpus)
+    train = training_questions(files, credit)
     test = read_questions(files.test) if files.test else []
     retriever = retriever_of(config.rollout, files.corpus)
     codec = codec_of(config)
     check_prompts_fit(codec, [q.question for q in (*train, *test)], config.rollout.max_total_tokens)
     return Materials(train, test, retriever, codec, files.corpus)
+
+
+def training_questions(files: DataFiles, credit: CreditConfig) -> list[Question]:
+    """The questions to train on, with their golden passages where the reward needs them."""
+    train = read_questions(files.train) if files.train else []
+    return with_supporting_passages(train, files.corpus) if credit.rewards.needs == "passages" else train
 
 
 def data_files(data: DataSection, *, training: bool = True) -> DataFiles:

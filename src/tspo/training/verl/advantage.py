@@ -65,7 +65,7 @@ def critic_advantages(
     raw = gae(rewards, lengths, expected, credit.gamma, credit.gae_lambda)
     advantages, returns = torch.zeros(values.shape), values.float().cpu().clone()
     rest = torch.from_numpy(order)
-    advantages.scatter_(1, rest, torch.from_numpy(whitened(raw, lengths, np.ones(raw.shape))).float())
+    advantages.scatter_(1, rest, torch.from_numpy(whitened(raw, lengths)).float())
     returns.scatter_add_(1, rest, torch.from_numpy(raw).float())
     return advantages, returns
 

@@ -15,10 +15,9 @@ from rich.console import Console
 
 from tspo.config import RunConfig
 from tspo.datasets.questions import Question, read_questions
-from tspo.datasets.supporting_passages import with_supporting_passages
 from tspo.errors import BadInput
 from tspo.training.agent import check_prompts_fit, codec_of
-from tspo.training.materials import DataFiles
+from tspo.training.materials import DataFiles, training_questions
 from tspo.training.retriever import retriever_of
 from tspo.training.verl.cluster import gpu_memories, nodes_with_gpus
 from tspo.training.verl.memory import estimate_memory, shape_of
@@ -115,9 +114,7 @@ def _settings(translated: Any) -> str:
 
 
 def _questions(config: RunConfig, files: DataFiles, questions: dict[str, list[Question]]) -> str:
-    train = read_questions(files.train)
-    if config.credit.to_config().rewards.needs == "passages":
-        train = with_supporting_passages(train, files.corpus)
+    train = training_questions(files, config.credit.to_config())
     test = read_questions(files.test) if files.test else []
     if len(train) < (groups := config.training.groups_per_step):
         raise BadInput(f"{len(train)} to train on, but a step takes training.groups_per_step={groups}")
