@@ -79,24 +79,23 @@ export function showMarks(root) {
 
 /** Show what is known of the token under the pointer, or, in a turn that has the focus, of the one the arrows are at. */
 export function startTokens(root) {
-  const hide = () => {
-    byId("tip").hidden = true;
-    root.querySelector(".token.at")?.classList.remove("at");
-  };
-  root.addEventListener("pointerover", (event) => (facts.has(event.target) ? showFacts(event.target) : hide()));
-  root.addEventListener("pointerleave", hide);
-  root.addEventListener("scroll", hide, true);
-  root.addEventListener("focusout", hide);
+  const at = () => root.querySelector(".token.at");
+  const show = (element) => (element ? showFacts(element) : (byId("tip").hidden = true));
+  root.addEventListener("pointerover", (event) => show(facts.has(event.target) ? event.target : at()));
+  root.addEventListener("pointerleave", () => show(at()));
+  root.addEventListener("scroll", () => show(at()), true);
+  root.addEventListener("focusout", () => {
+    at()?.classList.remove("at");
+    show(null);
+  });
   root.addEventListener("keydown", (event) => {
     if (!event.target.matches(".policy") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
     event.preventDefault();
     const tokens = [...event.target.querySelectorAll(".token")];
-    const at = tokens.findIndex((one) => one.classList.contains("at"));
-    const next = tokens[Math.min(Math.max(at + (event.key === "ArrowRight" ? 1 : -1), 0), tokens.length - 1)];
-    hide();
-    if (!next) return;
-    next.classList.add("at");
-    showFacts(next);
+    const next = tokens.indexOf(at()) + (event.key === "ArrowRight" ? 1 : -1);
+    at()?.classList.remove("at");
+    tokens[Math.min(Math.max(next, 0), tokens.length - 1)]?.classList.add("at");
+    show(at());
   });
 }
 
