@@ -1,14 +1,16 @@
 """The answers' log-probabilities that TSPOTrainer gives to IGPO's reward."""
 
-import math
-
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
+
 from tspo.rollout.codec import Codec  # noqa: E402
-from tspo.training.answer_scores import answer_rows, score_answers  # noqa: E402
+from tspo.training.answer_scores import mean_log_probabilities, score_answers  # noqa: E402
 from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
 
 
@@ -51,25 +53,66 @@ def test_each_turn_is_asked_after_all_that_came_before_it(tiny_tokenizer):
     assert same_start.turns[0].extra["answer_log_probability"] == scores[0]
 
 
-def test_rows_are_padded_on_the_left():
-    ids, attention, scored = answer_rows([[1, 2, 3], [4]], [[5], [6, 7]])
-    assert ids.tolist() == [[1, 2, 3, 5], [0, 4, 6, 7]]
-    assert attention.tolist() == [[1, 1, 1, 1], [0, 1, 1, 1]]
-    assert scored.tolist() == [[0, 1], [1, 1]]
+class Fed:
+    """A model that remembers how many tokens it was given."""
+
+    def __init__(self, model):
+        self.model, self.device, self.tokens = model, model.device, 0
+
+    def __call__(self, input_ids, **others):
+        self.tokens += input_ids.numel()
+        return self.model(input_ids=input_ids, **others)
 
 
-def test_the_trainer_scores_as_one_unpadded_pass_after_another(make_trainer):
+def alone(model, prefix, answer, temperature):
+    """The mean by one pass over the whole row."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prefix, *answer]])).logits[0, :-1] / temperature
+    logprobs = logits.log_softmax(-1)[torch.arange(len(prefix) - 1, len(prefix) + len(answer) - 1), list(answer)]
+    return logprobs.mean().item()
+
+
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6)  # few different ones, so that rows share beginnings
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=6))
+def test_shared_beginnings_give_the_numbers_of_rows_alone(tiny_model, rows):
+    prefixes, answers = [prefix for prefix, _ in rows], [answer for _, answer in rows]
+    means = mean_log_probabilities(tiny_model, prefixes, answers, temperature=0.7)
+    assert means == pytest.approx([alone(tiny_model, *row, 0.7) for row in rows], abs=1e-5)
+    assert all(mean <= 0 for mean in means)
+
+
+def test_what_rows_begin_with_goes_through_the_model_once(tiny_model):
+    model = Fed(tiny_model)
+    start, cue, answer, turn = [5] * 40, [9, 9], [20, 21], [7] * 30
+    prefixes = [[*start, *cue], [*start, *turn, *cue], [*start, *turn, *turn, *cue], [*start, *cue]]
+    means = mean_log_probabilities(model, prefixes, [answer] * 4, temperature=1.0)
+    assert means == pytest.approx([alone(tiny_model, prefix, answer, 1.0) for prefix in prefixes], abs=1e-5)
+    # the second row that is all the same feeds the last token of its prefix and the answer
+    assert model.tokens == len(start) + 2 * len(turn) + 3 * len(cue + answer) + 1 + len(answer)
+
+
+def test_a_window_that_slides_is_cut_back_as_well():
+    config = MistralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, sliding_window=4,
+    )  # fmt: skip
+    model = MistralForCausalLM(config).eval()
+    prefixes, answers = [[1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 9, 9, 9, 9], [1, 2, 3, 4, 5, 6]], [[10, 11]] * 3
+    means = mean_log_probabilities(model, prefixes, answers, temperature=1.0)
+    expected = [alone(model, prefix, answer, 1.0) for prefix, answer in zip(prefixes, answers, strict=True)]
+    assert means == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_trainer_scores_at_its_temperature_and_goes_on_training(make_trainer):
     trainer = make_trainer()
     prefixes, answers = [[5, 9, 30, 7], [11], [8] * 40], [[20, 21, 22], [3], [50, 60]]
-    result = trainer.answer_log_probabilities(prefixes, answers)
-    for prefix, answer, mean in zip(prefixes, answers, result, strict=True):
-        with torch.no_grad():
-            logits = trainer.model(input_ids=torch.tensor([prefix + answer])).logits[0, :-1] / trainer.temperature
-        logprobs = logits.log_softmax(-1)[torch.arange(len(prefix) - 1, len(prefix) + len(answer) - 1), answer]
-        assert mean == pytest.approx(logprobs.mean().item(), abs=1e-5)
-        assert mean <= 0
-        assert not math.isnan(mean)
+    means = trainer.answer_log_probabilities(prefixes, answers)
     assert trainer.model.training
+    rows = zip(prefixes, answers, strict=True)
+    assert means == pytest.approx([alone(trainer.model.eval(), *row, trainer.temperature) for row in rows], abs=1e-5)
 
 
 @pytest.fixture

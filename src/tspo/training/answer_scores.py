@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel
 
 from tspo.rewards.information_gain import FIELD, AnswerScorer
 from tspo.rollout.codec import Codec
@@ -31,15 +31,37 @@ def score_answers(trajectories: Sequence[Trajectory], codec: Codec, scorer: Answ
         turn.extra[FIELD] = scores[place]
 
 
-def answer_rows(
-    prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids (rows, tokens) padded on the left with 0, their mask, and which of the last tokens are the answer's.
+@torch.no_grad()
+def mean_log_probabilities(
+    model: PreTrainedModel,
+    prefixes: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    temperature: float,
+) -> list[float]:
+    """For each prefix, the mean log-probability (natural) of its answer's tokens if they came next.
 
-    The last is (rows, longest answer); all are int64.
+    In their lexicographic order rows share most with the row before: that stays in the cache, and each token of what
+    several rows begin with goes through the model once.
     """
-    rows = [torch.tensor([*prefix, *answer]) for prefix, answer in zip(prefixes, answers, strict=True)]
-    ids = pad_sequence(rows, batch_first=True, padding_side="left")
-    attention = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    marks = [torch.ones(len(answer), dtype=torch.int64) for answer in answers]
-    return ids, attention, pad_sequence(marks, batch_first=True, padding_side="left")
+    means = [0.0] * len(prefixes)
+    # made without the model's configuration, which keeps a sliding window whole, so that it can be cut back
+    cache, held = DynamicCache(), list[int]()
+    rows = [[*prefix, *answer] for prefix, answer in zip(prefixes, answers, strict=True)]
+    for place in sorted(range(len(rows)), key=rows.__getitem__):
+        row, answer = rows[place], rows[place][len(prefixes[place]) :]
+        # the last token before the answer is always fed: the answer's first is told from its state
+        shared = min(_shared(held, row), len(prefixes[place]) - 1)
+        cache.crop(shared - len(held))
+        fed = torch.tensor([row[shared:]], device=model.device)
+        output = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=len(answer) + 1)
+        logprobs = (output.logits[0, :-1].float() / temperature).log_softmax(-1)
+        labels = torch.tensor(answer, device=logprobs.device)
+        means[place] = float(logprobs.gather(-1, labels[:, None]).mean())
+        held = row
+    return means
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    unlike = (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(unlike, min(len(first), len(second)))

@@ -25,7 +25,7 @@ from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
-from tspo.training.answer_scores import answer_rows, score_answers
+from tspo.training.answer_scores import mean_log_probabilities, score_answers
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.step_files import save_step, step_file
@@ -235,15 +235,9 @@ class TSPOTrainer(UpdateByPasses):
         self, prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     ) -> list[float]:
         """For each prefix, the mean log-probability of its answer's tokens, at the sampling temperature."""
-        device = self.accelerator.device
-        ids, attention, self._scored = (part.to(device) for part in answer_rows(prefixes, answers))
         model = self.accelerator.unwrap_model(self.model) if self._whole is None else self._whole.model
-        with _evaluating(model), torch.no_grad():
-            logprobs, _, _ = self._get_per_token_logps_and_entropies(
-                model, ids, attention, self._scored.shape[1], self.args.per_device_train_batch_size
-            )
-        means = (logprobs * self._scored).sum(1) / self._scored.sum(1)
-        return [float(mean) for mean in means]
+        with _evaluating(model), self.accelerator.autocast():
+            return mean_log_probabilities(model, prefixes, answers, self.temperature)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL's README.md, written with each checkpoint and push; the run's own card where there is one."""
