@@ -160,4 +160,4 @@ def test_arguments_from_a_file_and_the_arms_of_all_methods(tmp_path, trained, ca
     compared = json.loads((tmp_path / "out/grid.json").read_text())["arms"]
     assert {arm["settings"]["credit"]["algorithm"] for arm in compared.values()} == set(ADVANTAGES) - {"ppo"}
     assert all(arm["settings"]["training"]["answer_cue"] == "<think> The answer is" for arm in compared.values())
-    assert len(trained[0]) == len(compared) == 12
+    assert len(trained[0]) == len(compared) == 13

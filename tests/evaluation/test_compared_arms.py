@@ -116,4 +116,6 @@ def test_arms_with_nothing_in_common_are_not_compared():
 
 def test_all_of_it_is_json():
     report = compare_arms({"a": arm(result({"x": 0.0})), "b": arm(result({"x": 1.0}))}, 0.5)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    text = json.dumps(report, allow_nan=False)
+    assert json.dumps(json.loads(text)) == text
+    assert json.loads(text)["differences"]["b"]["held_out"]["exact_match"]["simultaneous"] == [1.0, 1.0]

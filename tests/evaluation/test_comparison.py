@@ -1,3 +1,5 @@
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -199,6 +201,20 @@ def test_tables_are_compared_each_with_its_own():
     for one, other in zip(together, alone, strict=True):
         assert one.absolute.low == pytest.approx(other.absolute.low)
         assert one.relative_interval == pytest.approx(other.relative_interval)
+
+
+@given(tables)
+def test_the_interval_of_one_comparison_is_its_own(table):
+    (difference,) = paired_differences(table[None], np.zeros((1, *table.shape)), samples=200)
+    assert difference.simultaneous == (difference.absolute.low, difference.absolute.high)
+
+
+def test_intervals_that_hold_at_once_are_as_wide_as_a_normal_mean_wants():
+    table = np.random.default_rng(0).normal(size=(1, 400, 1))
+    (difference,) = paired_differences(table, np.zeros_like(table), comparisons=11, samples=40_000)
+    low, high = difference.simultaneous
+    own = difference.absolute.high - difference.absolute.low
+    assert (high - low) / own == pytest.approx(NormalDist().inv_cdf(1 - 0.025 / 11) / NormalDist().inv_cdf(0.975), 0.05)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def gap(relative, interval):
         "seeds": 2,
         "questions": 9,
         "absolute": estimate(-0.125, -0.25, 0.0),
+        "simultaneous": (-0.375, 0.125),
         "relative": relative,
         "relative_interval": interval,
     }
@@ -71,6 +72,22 @@ def test_relative_differences_that_are_not_defined():
         "+0.0% [+0.0%, +0.0%]",
     ]
     assert shown[0][0] == "-0.125 [-0.250, +0.000]"
+
+
+def test_several_comparisons_have_intervals_that_hold_at_once():
+    names = ("exact_match", "f1", "answer_in_feedback", "searches")
+    difference = {
+        "seeds": [0, 1],
+        "held_out": dict.fromkeys(names, gap(-0.5, None)),
+        "held_out_by_source": {},
+        "area": estimate(0.25, seeds=2),
+    }
+    differences = {"b|c": difference, "d": None}
+    _, part = format_report(report(differences=differences)).split("## Differences")
+    table = rows(part)
+    assert table[0][-2:] == ["relative", "all 2 at once"]
+    assert [row[-1] for row in table[2:]] == ["[-0.375, +0.125]"] * 3 + ["[-0.38, +0.12]", "-", "-"]
+    assert "at once" not in format_report(report(differences={"b|c": difference}))
 
 
 def test_arms_with_nothing_in_common_are_told():

@@ -32,6 +32,13 @@ def test_a_row_a_label_in_their_order_and_what_is_clear_stands_out():
     assert len(plain.lines) == 6
 
 
+def test_a_second_interval_is_thinner():
+    (axis,) = interval_chart(["a"], [Panel("EM", [{**DIFFERENCES[1], "widest": (-0.1, 0.5)}])]).axes
+    inner, outer, _ = axis.lines
+    assert list(outer.get_xdata()) == [-0.1, 0.5]
+    assert outer.get_linewidth() < inner.get_linewidth()
+
+
 def test_words_are_text_and_the_same_numbers_the_same_bytes():
     figures = [interval_chart(LABELS, [Panel("EM", DIFFERENCES)]) for _ in range(2)]
     one, other = map(to_svg, figures)

@@ -65,7 +65,9 @@ def compare_arms(arms: Mapping[str, ArmRuns], target: float, against: str | None
             }
             for name, arm in arms.items()
         },
-        "differences": {name: _difference(arm, arms[baseline]) for name, arm in arms.items() if name != baseline},
+        "differences": {
+            name: _difference(arm, arms[baseline], len(arms) - 1) for name, arm in arms.items() if name != baseline
+        },
     }
 
 
@@ -176,7 +178,7 @@ def _curves(arm: ArmRuns) -> dict[str, Any]:
     return found
 
 
-def _difference(arm: ArmRuns, baseline: ArmRuns) -> dict[str, Any] | None:
+def _difference(arm: ArmRuns, baseline: ArmRuns, comparisons: int) -> dict[str, Any] | None:
     """Seed by seed and question by question; None where the two arms have no seed or question in common."""
     seeds = sorted(arm.runs.keys() & baseline.runs.keys())
     ours, theirs = [arm.runs[seed] for seed in seeds], [baseline.runs[seed] for seed in seeds]
@@ -187,13 +189,17 @@ def _difference(arm: ArmRuns, baseline: ArmRuns) -> dict[str, Any] | None:
     gaps = [area_under_curve(a.values) - area_under_curve(b.values) for a, b in pairs if a and b]
     return {
         "seeds": seeds,
-        "held_out": _paired(ours, theirs, None),
-        "held_out_by_source": {name: _paired(ours, theirs, name) for name in sources} if len(sources) > 1 else {},
+        "held_out": _paired(ours, theirs, comparisons),
+        "held_out_by_source": (
+            {name: _paired(ours, theirs, comparisons, name) for name in sources} if len(sources) > 1 else {}
+        ),
         "area": _over_seeds(gaps) | {"seeds": len(gaps)} if gaps else None,
     }
 
 
-def _paired(ours: Sequence[RunResult], theirs: Sequence[RunResult], source: str | None) -> dict[str, Any]:
+def _paired(
+    ours: Sequence[RunResult], theirs: Sequence[RunResult], comparisons: int, source: str | None = None
+) -> dict[str, Any]:
     questions = common_questions([*ours, *theirs], source)
-    differences = paired_differences(score_tables(ours, questions), score_tables(theirs, questions))
+    differences = paired_differences(score_tables(ours, questions), score_tables(theirs, questions), comparisons)
     return {name: asdict(difference) for name, difference in zip(HELD_OUT, differences, strict=True)}

@@ -20,7 +20,8 @@ SMOOTHING = 5
 RESAMPLES = 10_000
 
 _BLOCK = 4_000_000  # resampled numbers in memory at once, 8 bytes each
-_ENDS = (0.025, 0.975)
+_OUTSIDE = 0.05  # the chance that an interval misses
+_ENDS = (_OUTSIDE / 2, 1 - _OUTSIDE / 2)
 _ROUNDING = 1e-9  # a mean of shares that is the target on paper may come out this much below it
 
 
@@ -31,6 +32,8 @@ class PairedDifference:
     seeds: int
     questions: int
     absolute: Estimate
+    simultaneous: tuple[float, float]
+    """The interval of the absolute difference that holds for all comparisons at once."""
     relative: float | None
     """None where the other arm's mean is 0: undefined."""
     relative_interval: tuple[float, float] | None
@@ -131,12 +134,13 @@ def crossed_estimates(tables: ArrayLike, samples: int = RESAMPLES, seed: int = 0
 
 
 def paired_differences(
-    scores: ArrayLike, others: ArrayLike, samples: int = RESAMPLES, seed: int = 0
+    scores: ArrayLike, others: ArrayLike, comparisons: int = 1, samples: int = RESAMPLES, seed: int = 0
 ) -> list[PairedDifference]:
     """How much each of K tables `scores` (K, S, Q) is above its one in `others`; the same seeds and questions in both.
 
     D[s, q] = scores[s, q] - others[s, q]; absolute: mean(D); relative: mean(D) / mean(others). The intervals are
-    quantiles of the same two over the resamples of `crossed_means`, D and `others` drawn together.
+    quantiles of the same two over the resamples of `crossed_means`, D and `others` drawn together. `simultaneous` is
+    the 1 - 5 % / `comparisons` interval: so many of them hold at once with 95 % and more (Bonferroni; Dunn, 1961).
     Raises ValueError where the tables are of different shapes, empty, or not finite.
     """
     ours, theirs = np.asarray(scores, dtype=np.float64), np.asarray(others, dtype=np.float64)
@@ -145,7 +149,7 @@ def paired_differences(
     gaps = ours - theirs
     means = crossed_means(np.concatenate([gaps, theirs]), samples, seed)
     return [
-        _paired_difference(gap, other, resampled_gap, resampled_other)
+        _paired_difference(gap, other, resampled_gap, resampled_other, comparisons)
         for gap, other, resampled_gap, resampled_other in zip(
             gaps, theirs, means.T[: len(gaps)], means.T[len(gaps) :], strict=True
         )
@@ -157,8 +161,11 @@ def _paired_difference(
     other: NDArray[np.float64],
     resampled_gap: NDArray[np.float64],
     resampled_other: NDArray[np.float64],
+    comparisons: int,
 ) -> PairedDifference:
     low, high = np.quantile(resampled_gap, _ENDS)
+    tail = _OUTSIDE / 2 / comparisons
+    widest = np.quantile(resampled_gap, (tail, 1 - tail))
     relative, relative_interval = None, None
     if other.mean() != 0:
         relative = float(gap.mean() / other.mean())
@@ -170,6 +177,7 @@ def _paired_difference(
         seeds=gap.shape[0],
         questions=gap.shape[1],
         absolute=Estimate(float(gap.mean()), float(low), float(high)),
+        simultaneous=(float(widest[0]), float(widest[1])),
         relative=relative,
         relative_interval=relative_interval,
     )

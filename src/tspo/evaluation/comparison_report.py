@@ -74,14 +74,21 @@ def write_report(
 
 
 def arms_chart(report: Mapping[str, Any]) -> Figure:
-    """A row an arm: exact match on held-out questions, its difference from the baseline's, area under EM."""
+    """A row an arm: exact match on held-out questions, its difference from the baseline's, area under EM.
+
+    The difference has two intervals, its own and, thinner, the one that holds for all arms at once.
+    """
     arms, differences = report["arms"], report["differences"]
     held_out = [arm["held_out"]["metrics"].get("exact_match") for arm in arms.values()]
     held_out_differences = [(differences.get(name) or {}).get("held_out", {}).get("exact_match") for name in arms]
     title = fill(f"difference from {report['baseline']}", _TITLE_WIDTH)
     panels = [
         Panel("exact match, held out", held_out),
-        Panel(title, [row and row["absolute"] for row in held_out_differences], zero=True),
+        Panel(
+            title,
+            [row and row["absolute"] | {"widest": row["simultaneous"]} for row in held_out_differences],
+            zero=True,
+        ),
         Panel("area under EM in training", [arm["learning"] and arm["learning"]["area"] for arm in arms.values()]),
     ]
     return interval_chart(list(arms), panels if differences else [panels[0], panels[2]])

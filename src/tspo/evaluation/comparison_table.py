@@ -66,10 +66,11 @@ def _learning(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _differences(report: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["arm", "measure", "seeds", "questions", "difference", "relative"]]
+    count = len(report["differences"])
+    rows = [["arm", "measure", "seeds", "questions", "difference", "relative", f"all {count} at once"]]
     for name, difference in report["differences"].items():
         if difference is None:
-            rows.append([name, "no seed or question in common", "0", "0", _ABSENT, _ABSENT])
+            rows.append([name, "no seed or question in common", "0", "0", _ABSENT, _ABSENT, _ABSENT])
             continue
         measured = [
             (words, digits, difference["held_out"][metric]) for metric, (words, digits) in _HELD_OUT_WORDS.items()
@@ -77,11 +78,12 @@ def _differences(report: Mapping[str, Any]) -> list[list[str]]:
         for source, metrics in difference["held_out_by_source"].items():
             measured.append((f"EM, {source}", 3, metrics["exact_match"]))
         for words, digits, gap in measured:
-            cells = [str(gap["seeds"]), str(gap["questions"]), _estimate(gap["absolute"], digits, "+"), _relative(gap)]
-            rows.append([name, words, *cells])
+            sizes = [str(gap["seeds"]), str(gap["questions"])]
+            widest = _interval(gap["simultaneous"], f"+.{digits}f")
+            rows.append([name, words, *sizes, _estimate(gap["absolute"], digits, "+"), _relative(gap), widest])
         if area := difference["area"]:
-            rows.append([name, "area under EM", str(area["seeds"]), _ABSENT, _estimate(area, 3, "+"), _ABSENT])
-    return rows
+            rows.append([name, "area under EM", str(area["seeds"]), _ABSENT, _estimate(area, 3, "+"), _ABSENT, _ABSENT])
+    return rows if count > 1 else [row[:-1] for row in rows]
 
 
 def _signal(report: Mapping[str, Any]) -> list[list[str]]:
@@ -102,7 +104,12 @@ def _estimate(estimate: Mapping[str, Any], digits: int, sign: str = "") -> str:
     form = f"{sign}.{digits}f"
     if estimate["low"] is None:
         return format(estimate["mean"], form)
-    return f"{estimate['mean']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
+    return f"{estimate['mean']:{form}} {_interval((estimate['low'], estimate['high']), form)}"
+
+
+def _interval(ends: Sequence[float], form: str) -> str:
+    low, high = ends
+    return f"[{low:{form}}, {high:{form}}]"
 
 
 def _relative(gap: Mapping[str, Any]) -> str:
@@ -110,8 +117,7 @@ def _relative(gap: Mapping[str, Any]) -> str:
         return "undefined"
     if gap["relative_interval"] is None:
         return f"{gap['relative']:+.1%} [undefined]"
-    low, high = gap["relative_interval"]
-    return f"{gap['relative']:+.1%} [{low:+.1%}, {high:+.1%}]"
+    return f"{gap['relative']:+.1%} {_interval(gap['relative_interval'], '+.1%')}"
 
 
 def _short(value: float | None) -> str:

@@ -17,7 +17,10 @@ _ROW, _PANEL, _CHARACTER = 0.3, 2.6, 0.075
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A mean and an interval a row, `None` where there is none; `zero` draws the line of no difference."""
+    """A mean and an interval (`low`, `high`) a row, `None` where there is none.
+
+    A row may have a second interval, `widest`. `zero` draws the line of no difference.
+    """
 
     title: str
     rows: Sequence[Mapping[str, Any] | None]
@@ -42,7 +45,9 @@ def interval_chart(labels: Sequence[str], panels: Sequence[Panel]) -> Figure:
                     continue
                 clear = panel.zero and (row["low"] > 0 or row["high"] < 0)
                 colour = COLOURS[1 if clear else 0]
-                axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
+                axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2.2)
+                if "widest" in row:
+                    axis.plot(row["widest"], [place, place], color=colour, linewidth=0.8)
                 axis.plot([row["mean"]], [place], color=colour, marker="o", markersize=4.5)
             if panel.zero:
                 axis.axvline(0, color="black", linewidth=0.8)
