@@ -10,12 +10,14 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from tspo.credit import CreditConfig, assign_credit, turn_advantages, turn_rewards
 from tspo.protocol import render_passages
+from tspo.rewards.information_gain import AnswerScorer
 from tspo.rewards.matching import normalize_answer, occurs, occurs_in_raw
 from tspo.trajectory import StopReason, Trajectory, Turn
 
@@ -136,18 +138,31 @@ def benchmark_methods() -> None:
 
 
 def benchmark_answer_scores(model: str) -> None:
-    """What a model adds to information_gain: a forward pass over all before each turn, at 1,300 tokens a trajectory."""
+    """What a model adds to information_gain at 1,300 tokens a trajectory: what contexts share read once, or again."""
     from tspo.training.answer_scores import score_answers
     from updates import Ours, Work
 
     work = Work(model, 1, GROUP_SIZE, 1300, 300, 60, 1, 1, checkpointing=False)
     ours = Ours(work)
 
-    def score() -> None:
-        score_answers(ours.trajectories, ours.trainer.codec, ours.trainer, ours.trainer.answer_cue)
+    class Each:
+        """Scores one context after another, each from its beginning."""
 
-    each = [s * 1e3 / len(ours.trajectories) for s in measure(score, METHOD_REPEATS)]
-    print_row(f"answer's log-probabilities, {model}", each, "ms")
+        def answer_log_probabilities(self, prefixes: Sequence[Any], answers: Sequence[Any]) -> list[float]:
+            pairs = zip(prefixes, answers, strict=True)
+            return [ours.trainer.answer_log_probabilities([prefix], [answer])[0] for prefix, answer in pairs]
+
+    seconds = {}
+    for name, scorer in (("shared beginnings once", ours.trainer), ("each context whole", Each())):
+
+        def score(scorer: AnswerScorer = scorer) -> None:
+            score_answers(ours.trajectories, ours.trainer.codec, scorer, ours.trainer.answer_cue)
+
+        seconds[name] = measure(score, METHOD_REPEATS)
+        each = [s * 1e3 / len(ours.trajectories) for s in seconds[name]]
+        print_row(f"answer scores, {name}", each, "ms")
+    once, again = seconds.values()
+    print_row("ratio", [slow / fast for slow, fast in zip(again, once, strict=True)], "x")
 
 
 def make_feedbacks(last_words: str, share_beyond_ascii: float, tokens: int = FEEDBACK_TOKENS) -> list[str]:
