@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tspo.files import atomic_write
 from tspo.training.diagnostics import PREFIX
 from tspo.trajectory import read_json_lines, write_json_line
 
-_FROM_TRL = {
+FROM_TRL = {
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
@@ -39,18 +40,24 @@ TIMINGS = frozenset(
 """Fields that differ between two runs of the same seed: times, and what a cache remembers from before."""
 
 
-def metrics_line(step: int, logs: dict[str, Any]) -> dict[str, Any]:
-    """One step's line from what TRL logs, this project's own metrics among it.
+def metrics_line(step: int, logs: dict[str, Any], names: Mapping[str, str] = FROM_TRL) -> dict[str, Any]:
+    """One step's line from what a trainer logs, this project's own metrics among it; `names` has ours by the trainer's.
 
     The update is all of a step that is not its rollout; its tokens are those of whole trajectories.
     """
     line: dict[str, Any] = {"step": step}
-    line |= {name: logs[theirs] for theirs, name in _FROM_TRL.items() if theirs in logs}
+    line |= {name: logs[theirs] for theirs, name in names.items() if theirs in logs}
     line |= {name.removeprefix(PREFIX): value for name, value in logs.items() if name.startswith(PREFIX)}
     if "step_seconds" in line and "rollout_seconds" in line:
         line["update_seconds"] = line["step_seconds"] - line["rollout_seconds"]
         line["update_tokens_per_second"] = line.pop("trained_tokens") / line["update_seconds"]
     return line
+
+
+def without_nan(line: dict[str, Any]) -> dict[str, Any]:
+    """The line with None for what is not finite: JSON has no NaN and no infinity, and it could not be read back."""
+    unknown = {name for name, value in line.items() if isinstance(value, float) and not math.isfinite(value)}
+    return line | dict.fromkeys(unknown)
 
 
 def truncate_metrics(path: Path, last_step: int) -> None:
@@ -78,8 +85,5 @@ class MetricsLog(TrainerCallback):
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         self.last = metrics_line(state.global_step, logs)
-        # JSON has no NaN and no infinity: a line with one could not be read back. TRL has None for a mean of NaNs.
-        unknown = {name for name, value in self.last.items() if value is None or not math.isfinite(value)}
-        line = self.last | dict.fromkeys(unknown)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(without_nan(self.last)) + "\n")

@@ -26,6 +26,8 @@ def test_a_run_that_was_stopped_is_resumed(make_run):
     run = make_run(evaluations={})
     assert links(run) == ["metrics.jsonl", "trajectories/", "config.yaml"]
     assert commands(run)[0] == "tspo train config.yaml --resume"
+    (run / "verl").mkdir()
+    assert commands(run)[0] == "tspo train --engine verl config.yaml --resume"
 
 
 def test_a_folder_of_trajectories_is_credited(make_run):

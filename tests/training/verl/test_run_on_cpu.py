@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tspo.cli import main
 from tspo.credit import CreditConfig, assign_credit
+from tspo.training.diagnostics import rollout_metrics
 from tspo.trajectory import read_records
 
 psutil = pytest.importorskip("psutil")
@@ -122,7 +122,9 @@ def test_ppo_trains_a_critic_on_the_rewards_of_turns(tmp_path: Path) -> None:
         assert metrics["critic/vf_loss"] > 0
         assert metrics["critic/grad_norm"] > 0
     assert (tmp_path / "run" / "checkpoints" / "global_step_2" / "critic").is_dir()
-    assert main(["report", str(tmp_path / "run")]) == 0
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in (tmp_path / "log").read_text(errors="replace")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(f">{title}<" in page for title in ("What the rollouts reach", "How long episodes are", "Speed"))
 
 
 def check_step(metrics: dict[str, Any], trajectories: Path) -> None:
@@ -136,7 +138,12 @@ def check_step(metrics: dict[str, Any], trajectories: Path) -> None:
         for turn, advantage in zip(trajectory.turns, credit.turn_advantages, strict=True)
         for _ in turn.token_ids or ()
     ]
-    assert metrics["critic/score/mean"] == pytest.approx(sum(credit.outcome for credit in credits) / len(credits))
+    exact_match = sum(credit.outcome for credit in credits) / len(credits)
+    assert metrics["critic/score/mean"] == metrics["reward"] == pytest.approx(exact_match)
+    own = rollout_metrics(read, credits, CreditConfig(credit="through_first_turn"), metrics["rollout_seconds"])
+    del own["trained_tokens"]  # what update_tokens_per_second is of
+    assert {name: metrics[name] for name in own} == pytest.approx(own, abs=1e-6)
+    assert metrics["step_seconds"] > metrics["update_seconds"] > 0
     assert metrics["critic/advantages/max"] == pytest.approx(max(advantages), abs=1e-5)
     assert metrics["critic/advantages/min"] == pytest.approx(min(advantages), abs=1e-5)
     assert metrics["critic/advantages/mean"] == pytest.approx(sum(advantages) / len(advantages), abs=1e-5)

@@ -31,7 +31,8 @@ def next_steps(run: RunFiles) -> list[NextStep]:
             steps.append(NextStep(what, link=link))
     has_model, has_settings = (run.folder / "model" / "whole.json").is_file(), bool(run.settings)
     if has_settings and run.steps and not has_model:
-        steps.append(NextStep("go on with the training", "tspo train config.yaml --resume"))
+        engine = "--engine verl " if (run.folder / "verl").is_dir() else ""
+        steps.append(NextStep("go on with the training", f"tspo train {engine}config.yaml --resume"))
     if has_settings and has_model:
         steps.append(NextStep("evaluate the model again", "tspo evaluate config.yaml model=./model"))
     if run.steps:

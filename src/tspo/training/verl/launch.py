@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from tspo.config import RunConfig
+from tspo.evaluation.report import write_report
 from tspo.files import atomic_write
 from tspo.training.materials import data_files
 from tspo.training.run_folder import only_run_in, prepare_output
@@ -72,6 +73,7 @@ def _complete(config: RunConfig) -> list[str]:
         f"checkpoints: {checkpoint_folder(config)}",
         f"metrics: {config.output_dir / 'metrics.jsonl'}",
         f"trajectories: {config.output_dir / 'trajectories'}",
+        f"report: {write_report(config.output_dir)}",
     ]
 
 

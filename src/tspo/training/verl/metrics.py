@@ -1,4 +1,4 @@
-"""The metrics of a run that may have been stopped and gone on with: each step once."""
+"""The metrics of a run that may have been stopped and gone on with: each step once, under this project's names too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from tspo.files import atomic_write
+from tspo.training.diagnostics import PREFIX
+from tspo.training.metrics_log import metrics_line, without_nan
 from tspo.trajectory import write_json_line
+
+_FROM_VERL = {
+    "actor/loss": "loss",
+    "actor/grad_norm": "grad_norm",
+    "actor/lr": "learning_rate",
+    "critic/score/mean": "reward",
+    "actor/kl_loss": "kl",
+    "actor/entropy": "entropy",
+    "actor/pg_clipfrac": "clip_share",
+    "timing_s/step": "step_seconds",
+}
 
 _LATEST = "latest_checkpointed_iteration.txt"
 
@@ -30,7 +43,10 @@ def session_file(folder: Path, start: int) -> Path:
 
 
 def merge_sessions(folder: Path, target: Path) -> None:
-    """Write the metrics of all sessions to `target`: of a step that was done twice, those that the run went on from."""
+    """Write the metrics of all sessions to `target`: of a step that was done twice, those that the run went on from.
+
+    verl's own keep their names; those that mean the same stand there again under ours.
+    """
     steps: dict[int, dict[str, Any]] = {}
     for path in sorted(folder.glob("metrics-*.jsonl")):
         start = int(path.stem.removeprefix("metrics-"))
@@ -38,7 +54,8 @@ def merge_sessions(folder: Path, target: Path) -> None:
         steps |= dict(_lines(path))
     with atomic_write(target) as stream:
         for step in sorted(steps):
-            write_json_line({"step": step} | steps[step], stream)
+            theirs = {name: value for name, value in steps[step].items() if not name.startswith(PREFIX)}
+            write_json_line(without_nan(metrics_line(step, steps[step], _FROM_VERL) | theirs), stream)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

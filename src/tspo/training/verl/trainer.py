@@ -14,6 +14,7 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 
+from tspo.training.diagnostics import PREFIX, rollout_metrics
 from tspo.training.step_files import save_step
 from tspo.training.verl.advantage import credit_of
 from tspo.training.verl.carried import CarriedRow, Handover, carried_row, credit_that_was, handed_over
@@ -26,6 +27,7 @@ class HandsOverTurns:
     config: Any
     global_steps: int
     use_critic: bool
+    timing_raw: dict[str, float]
 
     def __init__(self, config: Any) -> None:
         # verl asks for its own modes by name in many places
@@ -39,11 +41,11 @@ class HandsOverTurns:
         values = fields["values"].to_padded_tensor(0.0) if self.use_critic else None
         with handed_over(Handover(rows, values)):
             batch = super()._compute_advantage(batch, metrics)  # type: ignore[misc]
-        self._save_trajectories(rows, batch)
+        metrics |= self._record_step(rows, batch)
         return batch
 
-    def _save_trajectories(self, rows: list[CarriedRow], batch: Any) -> None:
-        """Write what this step learns from to the run's folder, as `tspo train` does everywhere."""
+    def _record_step(self, rows: list[CarriedRow], batch: Any) -> dict[str, float]:
+        """Write what this step learns from to the run's folder, and give its metrics, as with every other trainer."""
         fields = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["advantages"])
         config = credit_of(self.config.algorithm)
         learnt = [
@@ -52,8 +54,11 @@ class HandsOverTurns:
             if not row.padding
         ]
         credits = [credit_that_was(row, advantages, config) for row, advantages in learnt]
+        trajectories = [row.trajectory for row, _ in learnt]
         folder = Path(self.config.actor_rollout_ref.rollout.custom[SETTINGS].trajectories)
-        save_step([row.trajectory for row, _ in learnt], credits, self.global_steps, folder)
+        save_step(trajectories, credits, self.global_steps, folder)
+        own = rollout_metrics(trajectories, credits, config, seconds=self.timing_raw["gen"])
+        return {PREFIX + name: value for name, value in own.items()}
 
 
 for _mode, _trainer in list(TRAINER_REGISTRY.items()):
