@@ -1,5 +1,7 @@
 """The answers' log-probabilities that TSPOTrainer gives to IGPO's reward."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,10 +9,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from transformers import MistralConfig, MistralForCausalLM  # noqa: E402
+from transformers import Lfm2Config, MistralConfig, MistralForCausalLM  # noqa: E402
 
+from tspo.errors import BadInput  # noqa: E402
 from tspo.rollout.codec import Codec  # noqa: E402
-from tspo.training.answer_scores import mean_log_probabilities, score_answers  # noqa: E402
+from tspo.training.answer_scores import check_can_score, mean_log_probabilities, score_answers  # noqa: E402
 from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
 
 
@@ -104,6 +107,13 @@ def test_a_window_that_slides_is_cut_back_as_well():
     means = mean_log_probabilities(model, prefixes, answers, temperature=1.0)
     expected = [alone(model, prefix, answer, 1.0) for prefix, answer in zip(prefixes, answers, strict=True)]
     assert means == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_model_that_keeps_a_running_state_is_refused(tiny_model):
+    check_can_score(tiny_model)
+    hybrid = SimpleNamespace(config=Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]))
+    with pytest.raises(BadInput, match="needs attention in every layer, which lfm2 models do not have"):
+        check_can_score(hybrid)
 
 
 def test_the_trainer_scores_at_its_temperature_and_goes_on_training(make_trainer):

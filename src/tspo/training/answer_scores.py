@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from tspo.errors import BadInput
 from tspo.rewards.information_gain import FIELD, AnswerScorer
 from tspo.rollout.codec import Codec
 from tspo.trajectory import Trajectory
@@ -29,6 +30,15 @@ def score_answers(trajectories: Sequence[Trajectory], codec: Codec, scorer: Answ
     scores = scorer.answer_log_probabilities([prefix for prefix, _ in asked], [answer for _, answer in asked])
     for turn, place in places:
         turn.extra[FIELD] = scores[place]
+
+
+def check_can_score(model: PreTrainedModel) -> None:
+    """Raise BadInput for a model with layers whose cache is a running state: it cannot go back to what rows share."""
+    if any(DynamicCache(config=model.config.get_text_config()).is_linear):
+        raise BadInput(
+            "credit.reward: information_gain needs attention in every layer, which "
+            f"{model.config.model_type} models do not have; choose another model or reward"
+        )
 
 
 @torch.no_grad()

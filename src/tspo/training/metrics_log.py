@@ -14,7 +14,7 @@ from tspo.files import atomic_write
 from tspo.training.diagnostics import PREFIX
 from tspo.trajectory import read_json_lines, write_json_line
 
-FROM_TRL = {
+_FROM_TRL = {
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
@@ -40,7 +40,7 @@ TIMINGS = frozenset(
 """Fields that differ between two runs of the same seed: times, and what a cache remembers from before."""
 
 
-def metrics_line(step: int, logs: dict[str, Any], names: Mapping[str, str] = FROM_TRL) -> dict[str, Any]:
+def metrics_line(step: int, logs: dict[str, Any], names: Mapping[str, str] = _FROM_TRL) -> dict[str, Any]:
     """One step's line from what a trainer logs, this project's own metrics among it; `names` has ours by the trainer's.
 
     The update is all of a step that is not its rollout; its tokens are those of whole trajectories.

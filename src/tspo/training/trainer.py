@@ -25,7 +25,7 @@ from tspo.rollout.completion import Completion, completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.sampler import Sampler
 from tspo.rollout.transformers_sampler import TransformersSampler
-from tspo.training.answer_scores import mean_log_probabilities, score_answers
+from tspo.training.answer_scores import check_can_score, mean_log_probabilities, score_answers
 from tspo.training.checkpoints import mark_whole
 from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
 from tspo.training.step_files import save_step, step_file
@@ -97,6 +97,8 @@ class TSPOTrainer(UpdateByPasses):
             rollout_func=lambda _, trainer: trainer.rollout(),
             **kwargs,
         )
+        if credit.rewards.needs == "model":
+            check_can_score(self.model)
         self.questions = questions
         self.retriever = retriever
         self.codec = codec
