@@ -163,21 +163,23 @@ def _paired_difference(
     resampled_other: NDArray[np.float64],
     comparisons: int,
 ) -> PairedDifference:
-    low, high = np.quantile(resampled_gap, _ENDS)
-    tail = _OUTSIDE / 2 / comparisons
-    widest = np.quantile(resampled_gap, (tail, 1 - tail))
     relative, relative_interval = None, None
     if other.mean() != 0:
         relative = float(gap.mean() / other.mean())
     # Leaving out the resamples without a quotient would move the interval: there is none then.
     if (resampled_other != 0).all():
-        ends = np.quantile(resampled_gap / resampled_other, _ENDS)
-        relative_interval = (float(ends[0]), float(ends[1]))
+        relative_interval = _interval(resampled_gap / resampled_other, _OUTSIDE)
     return PairedDifference(
         seeds=gap.shape[0],
         questions=gap.shape[1],
-        absolute=Estimate(float(gap.mean()), float(low), float(high)),
-        simultaneous=(float(widest[0]), float(widest[1])),
+        absolute=Estimate(float(gap.mean()), *_interval(resampled_gap, _OUTSIDE)),
+        simultaneous=_interval(resampled_gap, _OUTSIDE / comparisons),
         relative=relative,
         relative_interval=relative_interval,
     )
+
+
+def _interval(resampled: NDArray[np.float64], outside: float) -> tuple[float, float]:
+    """The ends that leave out the share `outside` of the resamples, half of it on each side."""
+    low, high = np.quantile(resampled, (outside / 2, 1 - outside / 2))
+    return float(low), float(high)

@@ -58,7 +58,7 @@ def mean_log_probabilities(
     cache, held = DynamicCache(), list[int]()
     rows = [[*prefix, *answer] for prefix, answer in zip(prefixes, answers, strict=True)]
     for place in sorted(range(len(rows)), key=rows.__getitem__):
-        row, answer = rows[place], rows[place][len(prefixes[place]) :]
+        row, answer = rows[place], answers[place]
         # the last token before the answer is always fed: the answer's first is told from its state
         shared = min(_shared(held, row), len(prefixes[place]) - 1)
         cache.crop(shared - len(held))
