@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from tspo.training.token_advantages import spread_over_tokens
 
 from tspo.credit import CreditConfig, turn_advantages, turn_rewards
-from tspo.training.token_advantages import spread_over_tokens
 
 QUESTIONS, GROUP_SIZE, TURNS, TOKENS = 512, 5, 4, 2000
 ROUNDS = 30

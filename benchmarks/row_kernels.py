@@ -15,7 +15,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tspo.rollout.kv_cache import BLOCK_ROWS, Piece, RowCache
 from tspo.rollout.row_attention import plain_decode
-from tspo.rollout.row_kernels import row_kernels
 
 KEY_HEADS, GROUP, SIZE, LAYERS, BLOCKS = 3, 3, 64, 30, 4
 ROUNDS = 7
@@ -30,36 +29,45 @@ ours/it: how many times its rate the kernels' is.
 
 def steps(length: int) -> tuple[dict[str, Callable[[], torch.Tensor]], float]:
     """The three ways of one step at a context of `length` tokens, and the gigabytes that each reads."""
-    kernels = row_kernels()
-    if kernels is None:
+    rows, heads = BLOCKS * BLOCK_ROWS, KEY_HEADS * GROUP
+    cache, device = RowCache(rows, length + 1), torch.device("cpu")
+    layers = []
+    for start, count in ((0, length), (length, 1)):
+        cache.place([Piece(row, start, count) for row in range(rows)], device)
+        for layer in range(LAYERS):
+            keys, values = torch.randn(2, 1, KEY_HEADS, rows * count, SIZE).bfloat16()
+            layers.append(cache.update(keys, values, layer)[0])
+        cache.passed()
+    layers = layers[LAYERS:]
+    if layers[0].layer.kernels is None:
         raise SystemExit("no C++ compiler with OpenMP: there is nothing to compare")
-    cache = RowCache(BLOCK_ROWS, length + 1)
-    cache.place([Piece(row, length, 1) for row in range(BLOCK_ROWS)], torch.device("cpu"))
-    (part,) = cache.passes
-    like = torch.bfloat16
-    keys = [torch.randn(BLOCK_ROWS, KEY_HEADS, SIZE, length + 1).to(like) for _ in range(LAYERS * BLOCKS)]
-    values = [torch.randn(BLOCK_ROWS, KEY_HEADS, length + 1, SIZE).to(like) for _ in range(LAYERS * BLOCKS)]
-    query = (torch.randn(KEY_HEADS * GROUP, BLOCK_ROWS, SIZE) * SIZE**-0.5).to(like)
-    grouped = query.view(KEY_HEADS, GROUP, BLOCK_ROWS, SIZE)
-    output = torch.empty(BLOCK_ROWS, KEY_HEADS * GROUP, SIZE, dtype=like)
+    query = (torch.randn(heads, rows, SIZE) * SIZE**-0.5).bfloat16()
+    grouped = query.view(KEY_HEADS, GROUP, BLOCKS, BLOCK_ROWS, SIZE).permute(2, 3, 0, 1, 4)
+    output = torch.empty(rows, heads, SIZE, dtype=torch.bfloat16)
 
     def compiled() -> torch.Tensor:
-        for block_keys, block_values in zip(keys, values, strict=True):
-            kernels.decode(query, block_keys, block_values, part, output)
+        for stored in layers:
+            layer, places = stored.layer, stored.bringing.places
+            tokens = stored.bringing.tokens_up_to(1)
+            layer.kernels.decode(query, layer.table, places, tokens, KEY_HEADS, 1.0, output)
         return output
 
     def plain() -> torch.Tensor:
-        for block_keys, block_values in zip(keys, values, strict=True):
-            attended = plain_decode(grouped, block_keys, block_values, part)
-        return attended.permute(2, 0, 1, 3).reshape(BLOCK_ROWS, -1, SIZE)
+        for stored in layers:
+            parts = stored.bringing.by_block
+            attended = [plain_decode(grouped[part.block], *stored.layer.blocks[part.block], part) for part in parts]
+        return torch.cat(attended).view(rows, heads, SIZE)
 
     def torchs() -> torch.Tensor:
-        asked = grouped.permute(2, 0, 1, 3)
-        for block_keys, block_values in zip(keys, values, strict=True):
-            attended = scaled_dot_product_attention(asked, block_keys.transpose(2, 3), block_values, scale=1.0)
-        return attended.reshape(BLOCK_ROWS, -1, SIZE)
+        for stored in layers:
+            blocks = stored.layer.blocks.items()
+            attended = [
+                scaled_dot_product_attention(grouped[block], keys.transpose(2, 3), values, scale=1.0)
+                for block, (keys, values) in blocks
+            ]
+        return torch.cat(attended).view(rows, heads, SIZE)
 
-    read = sum(tensor.nbytes for tensor in (*keys, *values)) / 1e9
+    read = sum(tensor.nbytes for stored in layers for block in stored.layer.blocks.values() for tensor in block) / 1e9
     return {"kernels": compiled, "plain operations": plain, "scaled_dot_product_attention": torchs}, read
 
 

@@ -17,10 +17,12 @@ step: what of that is not there before the first step.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,7 +52,7 @@ class Work:
 class Stock:
     """TRL's GRPOTrainer as it comes."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, device: str = "cpu") -> None:
         import torch
         from transformers.utils import logging
 
@@ -59,10 +61,11 @@ class Stock:
         logging.disable_progress_bar()
         torch.set_num_threads(work.threads)
         self.work = work
+        self.device = device
         self.folder = TemporaryDirectory()
         self.trajectories = _trajectories(work)
         self.trainer = self._trainer()
-        self.steps = _steps(self.trainer)
+        self.steps = self._steps()
         self.before = resident_mb()
 
     def round(self) -> float:
@@ -79,52 +82,104 @@ class Stock:
 
     def parameters(self) -> int:
         """The number of the policy's parameters."""
-        return sum(p.numel() for p in self.trainer.model.parameters())
+        return sum(p.numel() for p in self.model.parameters())
+
+    def load(self) -> Any:
+        """The policy."""
+        from tspo.rollout.models import load_model
+
+        return load_model(self.work.model)
 
     def _trainer(self) -> Any:
         from trl import GRPOTrainer
 
-        from tspo.rollout.models import load_model, load_tokenizer
-
+        self.model = self.load()
         return GRPOTrainer(
-            load_model(self.work.model),
+            self.model,
             reward_funcs=[lambda outcome, **_: outcome],
             rollout_func=lambda prompts, trainer: _as_trl(self.trajectories),
-            args=_settings(self.work, self.folder.name),
+            args=_settings(self.work, self.folder.name, self.device),
             train_dataset=_dataset(self.work),
-            processing_class=load_tokenizer(self.work.model),
+            processing_class=_tokenizer(),
         )
+
+    def _steps(self) -> Iterator[float]:
+        """Seconds of one optimizer step after the other; the training loop waits in between."""
+        import threading
+        from queue import Queue
+
+        from transformers import TrainerCallback
+
+        go: Queue[None] = Queue()
+        done: Queue[Any] = Queue()
+
+        class Turns(TrainerCallback):
+            def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+                done.put(time.perf_counter())
+                go.get()
+
+        self.trainer.add_callback(Turns())
+
+        def run() -> None:
+            go.get()
+            try:
+                self.trainer.train()
+            except BaseException as error:
+                done.put(error)
+                raise
+
+        threading.Thread(target=run, daemon=True).start()
+        while True:
+            started = time.perf_counter()
+            go.put(None)
+            ended = done.get()
+            if isinstance(ended, BaseException):
+                raise RuntimeError("the step failed") from ended
+            yield ended - started
 
 
 class Ours(Stock):
-    """This project's trainer."""
+    """This project's training step."""
+
+    def options(self) -> dict[str, Any]:
+        """More of its learner's settings."""
+        return {}
 
     def _trainer(self) -> Any:
+        import torch
+        from accelerate import Accelerator
+
         from tspo.credit import CreditConfig
         from tspo.datasets.questions import Question
+        from tspo.rollout.batched_search import SearchLog
         from tspo.rollout.codec import Codec
-        from tspo.rollout.episode import Limits
-        from tspo.rollout.models import load_model, load_tokenizer
-        from tspo.training.trainer import TSPOTrainer
+        from tspo.training.learner import LearnerSettings, make_learner
+        from tspo.training.objective import Objective
+        from tspo.training.step import StepInputs, StepSettings
 
-        trajectories = self.trajectories
-
-        class Given(TSPOTrainer):
-            def _run_episodes(self, requests: Any) -> Any:
-                return trajectories
-
-        tokenizer = load_tokenizer(self.work.model)
-        return Given(
-            load_model(self.work.model),
-            questions=[Question(str(i), f"question {i}", ["right"], "made up") for i in range(self.work.groups)],
-            retriever=None,
-            codec=Codec(tokenizer),
-            limits=Limits(),
-            credit=CreditConfig(),
-            args=_settings(self.work, self.folder.name),
-            train_dataset=_dataset(self.work),
-            processing_class=tokenizer,
+        work = self.work
+        settings = LearnerSettings(
+            steps=1_000_000,
+            learning_rate=1e-6,
+            autocast=torch.bfloat16,
+            max_rows=work.micro_batch,
+            checkpointing=work.checkpointing,
+            **self.options(),
         )
+        self.model = self.load()
+        learner = make_learner(self.model, settings, Accelerator(cpu=self.device == "cpu", mixed_precision="no"))
+        questions = [Question(str(i), f"question {i}", ("right",), "made up") for i in range(work.groups)]
+        rollout = (self.trajectories, SearchLog())
+        inputs = StepInputs(questions, lambda _: rollout, None, Codec(_tokenizer()), learner)
+        return inputs, StepSettings(work.groups, work.group, CreditConfig(), Objective())
+
+    def _steps(self) -> Iterator[float]:
+        from tspo.training.step import training_step
+
+        for step in itertools.count(1):
+            started = time.perf_counter()
+            training_step(step, *self.trainer)
+            yield time.perf_counter() - started
 
 
 def completion_of(trajectory: Any) -> list[int]:
@@ -184,7 +239,14 @@ def _as_trl(trajectories: list[Any]) -> dict[str, list[Any]]:
     }
 
 
-def _settings(work: Work, folder: str) -> Any:
+def _tokenizer() -> Any:
+    """Any will do: the tokens are given."""
+    from tspo.rollout.models import load_tokenizer
+
+    return load_tokenizer("tspo:starter")
+
+
+def _settings(work: Work, folder: str, device: str) -> Any:
     from trl import GRPOConfig
 
     return GRPOConfig(
@@ -197,7 +259,7 @@ def _settings(work: Work, folder: str) -> Any:
         learning_rate=1e-6,
         beta=0.0,
         bf16=True,
-        use_cpu=True,
+        use_cpu=device == "cpu",
         activation_checkpointing=work.checkpointing,
         save_strategy="no",
         report_to=[],
@@ -211,41 +273,6 @@ def _dataset(work: Work) -> Any:
     from datasets import Dataset
 
     return Dataset.from_dict({"prompt": [f"question {i}" for i in range(work.groups)], "index": range(work.groups)})
-
-
-def _steps(trainer: Any) -> Any:
-    """Seconds of one optimizer step after the other; the training loop waits in between."""
-    import threading
-    from queue import Queue
-
-    from transformers import TrainerCallback
-
-    go: Queue[None] = Queue()
-    done: Queue[Any] = Queue()
-
-    class Turns(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            done.put(time.perf_counter())
-            go.get()
-
-    trainer.add_callback(Turns())
-
-    def run() -> None:
-        go.get()
-        try:
-            trainer.train()
-        except BaseException as error:
-            done.put(error)
-            raise
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        started = time.perf_counter()
-        go.put(None)
-        ended = done.get()
-        if isinstance(ended, BaseException):
-            raise RuntimeError("the step failed") from ended
-        yield ended - started
 
 
 def _spread(values: list[float], form: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("accelerate")
 pytest.importorskip("matplotlib")
 
 from tspo.training.checkpoints import checkpoints_in, last_whole_checkpoint

@@ -1,11 +1,21 @@
 import json
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from tspo.config import CreditSection, RolloutSection, RunConfig, default_config_path, default_of, load_config
+from tspo.config import (
+    CreditSection,
+    RolloutSection,
+    RunConfig,
+    TrainingSection,
+    default_config_path,
+    default_of,
+    load_config,
+)
 from tspo.credit import CreditConfig, valid_choices
 from tspo.errors import BadInput
 from tspo.rollout.episode import Limits
@@ -101,7 +111,7 @@ def test_overrides_go_over_the_file(config_file):
             "seed=3",
             "training.steps=7",
             "training.lora.r=4",
-            "training.trl={num_iterations: 2}",
+            "training.report_to=wandb",
             "data.train=[/a.jsonl, /b.jsonl]",
             "credit.ignore=['yes', maybe]",
             "rollout.prompt='a = {question}'",
@@ -115,7 +125,7 @@ def test_overrides_go_over_the_file(config_file):
     assert (config.training.steps, config.training.learning_rate) == (7, 1e-5)
     assert config.training.lora is not None
     assert config.training.lora.r == 4
-    assert config.training.trl == {"num_iterations": 2}
+    assert config.training.report_to == ["wandb"]
     assert config.data.train == [Path("/a.jsonl"), Path("/b.jsonl")]
     assert config.credit.to_config().ignore == ("yes", "maybe")
     assert config.rollout.prompt == "a = {question}"
@@ -148,7 +158,7 @@ def test_a_home_folder_in_the_file_is_found(tmp_path, monkeypatch):
     ("override", "place", "near", "valid"),
     [
         ("sed=1", "sed", "seed", ["credit", "data", "model", "training"]),
-        ("training.stepz=1", "training.stepz", "steps", ["beta", "lora", "steps", "trl"]),
+        ("training.stepz=1", "training.stepz", "steps", ["beta", "epochs", "hub", "lora", "steps"]),
         ("training.lora.rank=1", "training.lora.rank", None, ["alpha", "dropout", "r", "target_modules"]),
         ("credit.algoritm=tspo", "credit.algoritm", "algorithm", ["algorithm", "alpha"]),
         ("data.korpus=x", "data.korpus", "corpus", ["corpus", "test", "train"]),
@@ -177,7 +187,10 @@ def test_an_unknown_key_names_the_valid_ones(config_file, override, place, near,
         ("data.train=5", ["'data.train'", "list"]),
         ("data=5", ["'data'", "got 5"]),
         ("device=tpu", ["'device'", "'auto'"]),
-        ("training.micro_batch=3", ["training.micro_batch: 3 does not divide", "= 40"]),
+        ("training.minibatches=3", ["training.minibatches: 3 does not divide groups_per_step = 8"]),
+        ("training.lr_scheduler=cosine_with_min_lr", ["'training.lr_scheduler'", "'inverse_sqrt'"]),
+        ("training.hub={private: true}", ["'training.hub.repository' is missing"]),
+        ("rollout.sampling={top_p: 0}", ["'rollout.sampling.top_p'"]),
         ("credit.algorithm=dpo", ["credit.algorithm: 'dpo' is not one of tspo, grpo, dr_grpo"]),
         ("credit.alpha=1.5", ["credit.alpha: 1.5"]),
         ("credit.alpha=nan", ["'credit.alpha'"]),
@@ -194,6 +207,62 @@ def test_a_bad_value_is_named(config_file, override, parts):
     assert message.startswith(f"{config_file}: ")
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["objective=reinforce", "epsilon=0.3"],
+            "epsilon: objective=reinforce has none; it is for objective=ppo or gspo",
+        ),
+        (["objective=cispo", "epsilon=0.3"], "epsilon: objective=cispo has none"),
+        (["objective=reinforce", "epsilon_high=0.3"], "epsilon_high: objective=reinforce has none"),
+        (["average_length=100"], "average_length: average=tokens has none; it is for average=constant"),
+        (["optimizer=sgd", "adam_beta1=0.8"], "adam_beta1: optimizer=sgd has none"),
+        (["optimizer=adafactor", "adam_beta2=0.8"], "adam_beta2: optimizer=adafactor has none"),
+        (["lr_warmup_steps=3"], "lr_warmup_steps: lr_scheduler=constant has none; it is for .*constant_with_warmup"),
+        (["beta=0", "kl=k1"], "kl: there is no KL where beta is 0"),
+    ],
+)
+def test_an_option_of_a_choice_that_was_not_made_is_refused(config_file, overrides, said):
+    message = error_of(config_file, *(f"training.{override}" for override in overrides))
+    assert re.search(f": training.{said}", message)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["objective=cispo", "epsilon_high=4"],
+        ["objective=gspo", "epsilon=0.0003", "epsilon_high=0.0004"],
+        ["average=constant", "average_length=100"],
+        ["lr_scheduler=cosine", "lr_warmup_steps=3"],
+        ["kl=k1"],
+        ["objective=reinforce"],
+        ["optimizer=sgd", "beta=0"],
+    ],
+)
+def test_an_option_goes_with_its_choice(config_file, tmp_path, overrides):
+    config = load_config(config_file, [f"training.{override}" for override in overrides])
+    # in a saved run's settings all defaults are written out
+    saved = write(tmp_path, yaml.safe_dump(yaml.safe_load(config.model_dump_json())))
+    assert load_config(saved) == config
+
+
+def test_schedules_are_transformers_and_need_no_arguments_of_their_own():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    names = get_args(TrainingSection.model_fields["lr_scheduler"].annotation)
+    assert len(names) == 5
+    for name in names:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = transformers.get_scheduler(name, optimizer, num_warmup_steps=4, num_training_steps=8)
+        assert schedule.get_last_lr() == [1.0 if name == "constant" else 0.0]
+
+
+@pytest.mark.parametrize(("trackers", "names"), [("wandb", ["wandb"]), ("[wandb, trackio]", ["wandb", "trackio"])])
+def test_one_tracker_needs_no_list(config_file, trackers, names):
+    assert load_config(config_file, [f"training.report_to={trackers}"]).training.report_to == names
 
 
 def test_without_an_output_dir_it_is_named_after_the_file(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("trl")
+pytest.importorskip("torch")
+pytest.importorskip("accelerate")
 
 from tspo.config import RunConfig, default_config_path, load_config
 from tspo.credit import assign_credit

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("accelerate")
 
 from tspo.training.checkpoints import is_whole, last_whole_checkpoint
 from tspo.training.metrics_log import TIMINGS
@@ -106,6 +106,34 @@ def stop_after_step(tmp_path: Path, folder: Path, step: int, number: signal.Sign
         time.sleep(0.02)
     process.send_signal(number)
     return process.wait(timeout=120)
+
+
+STOP_IN_STEP = """
+import os, signal, sys
+from tspo.training import step
+rollout_metrics, steps = step.rollout_metrics, []
+def stopped_in(*arguments):
+    steps.append(1)
+    if len(steps) == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return rollout_metrics(*arguments)
+step.rollout_metrics = stopped_in
+from tspo.cli import main
+raise SystemExit(main(sys.argv[3:]))
+"""
+
+
+def stop_in_step(tmp_path: Path, step: int, number: signal.Signals, *arguments: object) -> int:
+    """Start a run that gets a signal in the middle of `step`, and return its exit code."""
+    command = [sys.executable, "-c", STOP_IN_STEP, str(step), str(int(number)), *map(str, arguments)]
+    return subprocess.run(command, env=environment(tmp_path), capture_output=True, timeout=240).returncode
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    from safetensors.torch import load_file
+
+    mine, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return mine.keys() == theirs.keys() and all(bool((mine[name] == theirs[name]).all()) for name in mine)
 
 
 def test_a_whole_run_then_stopped_and_killed_runs_that_go_on(config: Path, tmp_path: Path) -> None:
@@ -204,18 +232,42 @@ def test_a_service_instead_of_a_corpus(config: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in metrics(tmp_path / "stopped")] == list(range(1, STEPS + 1))
 
 
-def test_adapters_and_reused_rollouts(config: Path, tmp_path: Path) -> None:
-    """What TRL does beyond the default: LoRA, two updates a rollout, resumed."""
-    arguments = ["train", config, "training.lora={r: 4}", "training.trl={num_iterations: 2}", "warmup.epochs=1"]
-    arguments.append("evaluation.before=false")
+def test_adapters_and_several_updates_a_step(config: Path, tmp_path: Path) -> None:
+    """LoRA with dropout, a reference, four updates a rollout: stopped and gone on with, it is the run never stopped."""
+    arguments = ["train", config, "training.lora={r: 4, dropout: 0.1}", "training.epochs=2", "training.minibatches=2"]
+    arguments += ["warmup.epochs=1", "evaluation.before=false", "training.beta=0.01", "training.lr_scheduler=linear"]
     assert stop_after_step(tmp_path, tmp_path / "run", 2, signal.SIGINT, *arguments) == 128 + signal.SIGINT
-    assert (last_whole_checkpoint(tmp_path / "run") / "adapter_model.safetensors").exists()
+    checkpoint = last_whole_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    assert (checkpoint / "adapter_model.safetensors").exists()
     result = run(tmp_path, *arguments, "--resume")
     assert result.returncode == 0, result.stderr
+    whole = run(tmp_path, *arguments, f"output_dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
     lines = metrics(tmp_path / "run")
+    assert without_timings(lines) == without_timings(metrics(tmp_path / "whole"))
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    assert any("exact_match" not in line for line in lines), "every step had a rollout of its own"
-    assert (tmp_path / "run" / "model" / "model.safetensors").exists(), "the adapters are not merged"
+    for name in ("exact_match", "clip_share", "kl", "loss"):
+        assert all(name in line for line in lines)
+    assert lines[-1]["kl"] > 0, "the adapters learned nothing"
+    assert same_weights(tmp_path / "run" / "model", tmp_path / "whole" / "model"), "the adapters are not merged"
+
+
+def test_a_stop_in_the_last_step_leaves_only_the_model_to_save(config: Path, tmp_path: Path) -> None:
+    arguments = ["train", config, "warmup.epochs=0", "evaluation.before=false", "training.steps=3"]
+    assert stop_in_step(tmp_path, 3, signal.SIGTERM, *arguments) == 128 + signal.SIGTERM
+    folder = tmp_path / "run"
+    assert len(metrics(folder)) == 3
+    checkpoint = last_whole_checkpoint(folder)
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-3"
+    assert not is_whole(folder / "model")
+    before = metrics(folder)
+    result = run(tmp_path, *arguments, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert metrics(folder) == before, "it trained on"
+    assert is_whole(folder / "model")
+    assert same_weights(folder / "model", checkpoint)
 
 
 def test_evaluate_prints_a_table_and_writes_files(config: Path, tmp_path: Path) -> None:
@@ -249,7 +301,9 @@ def edit(name: str, text: str | None) -> Callable[[Path], list[str]]:
         (lambda folder: ["model=./nowhere"], "nowhere"),
         (lambda folder: ["training.stepz=3"], "did you mean 'steps'"),
         (lambda folder: ["credit.alpha=2"], "alpha"),
-        (lambda folder: ["training.trl={no_such_field: 1}"], "no_such_field"),
+        (lambda folder: ["training.trl={num_iterations: 2}"], "training.epochs"),
+        (lambda folder: ["training.groups_per_step=7"], "only 6 to train on"),
+        (lambda folder: ["training.report_to=nowhere"], "nowhere"),
         (lambda folder: ["rollout.max_total_tokens=20"], "max_total_tokens"),
         (lambda folder: ["output_dir=/proc/nowhere"], "/proc/nowhere"),
     ],

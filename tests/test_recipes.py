@@ -53,7 +53,7 @@ def test_they_have_the_fields_settings(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_they_can_be_split_over_the_gpus_they_name(path: Path) -> None:
-    pytest.importorskip("trl")
+    pytest.importorskip("peft")
     from tspo.training.run import check_split
 
     for gpus in (8, 16, 32, 64) if path in WHOLE else (1,):
@@ -153,7 +153,7 @@ exec "$@"
 @pytest.mark.slow
 def test_the_slurm_script_runs_and_goes_on(tmp_path: Path) -> None:
     """The script as it is, on one node of two processes; only SLURM's own commands are stood in for."""
-    pytest.importorskip("trl")
+    pytest.importorskip("peft")
     for name, text in (("srun", SRUN), ("scontrol", "#!/bin/sh\necho localhost\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(stat.S_IRWXU)

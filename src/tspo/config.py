@@ -6,12 +6,12 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
 from tspo.credit import CreditConfig
@@ -19,6 +19,7 @@ from tspo.datasets.names import Purpose, is_name, means_a_name, question_splits
 from tspo.datasets.world.facts import LARGEST, SMALLEST
 from tspo.datasets.world.files import WorldSettings
 from tspo.errors import BadInput
+from tspo.old_settings import without_old_settings
 from tspo.protocol import ANSWER_CUE, PROMPT
 from tspo.retrieval.places import is_remote
 from tspo.rollout.episode import Limits
@@ -111,6 +112,14 @@ class ServerSection(_Section):
     timeout_seconds: float = Field(default=600.0, gt=0, description="for one turn, retries and all; then the run ends")
 
 
+class SamplingSection(_Section):
+    """Tokens that are left out of sampling, in training and evaluation; log-probabilities are of what is left."""
+
+    top_k: int = Field(default=0, ge=0, description="only so many of the most likely tokens; 0: all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="only the most likely tokens that have this probability")
+    min_p: float = Field(default=0.0, ge=0, le=1, description="only tokens so likely beside the most likely one")
+
+
 class RolloutSection(_Section):
     """Where an episode ends, and how many run side by side."""
 
@@ -132,6 +141,9 @@ class RolloutSection(_Section):
     )
     query_cache: QueryCacheSection | None = Field(default=None, description="keep the answers of rollout.retriever")
     temperature: float = Field(default=1.0, gt=0, description="sampling temperature in training")
+    sampling: SamplingSection = Field(
+        default_factory=SamplingSection, description="what else decides which tokens are sampled"
+    )
     concurrency: int = Field(default=32, ge=1, description="episodes that run side by side")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="precision of sampling; empty: the model's own"
@@ -210,21 +222,62 @@ class LoraSection(_Section):
     )
 
 
-class TrainingSection(_Section):
-    """The policy update. What is not here can be set under `trl`."""
+class HubSection(_Section):
+    """Where the trained model is pushed when the run has ended."""
 
-    steps: int = Field(default=100, ge=1, description="optimizer steps; each is one rollout and one update")
-    groups_per_step: int = Field(default=8, ge=1, description="questions a step, over all processes")
-    group_size: int = Field(default=5, ge=2, description="trajectories a question (G)")
-    micro_batch: int = Field(default=4, ge=1, description="trajectories of one forward and backward pass a process")
-    learning_rate: float = Field(default=1e-6, gt=0, description="of AdamW")
-    lr_scheduler: str = Field(default="constant", description="learning-rate schedule, by its transformers name")
+    repository: str = Field(description="ORG/NAME on the hub; made at the start of the run if it is not there")
+    private: bool = Field(default=False, description="make it private")
+    revision: str | None = Field(default=None, description="branch to push to; empty: the main one")
+
+
+class TrainingSection(_Section):
+    """The policy update, checkpoints, and where metrics go."""
+
+    steps: int = Field(default=100, ge=1, description="steps; each is one rollout and the updates on it")
+    groups_per_step: int = Field(default=8, ge=1, description="questions per step, over all processes")
+    group_size: int = Field(default=5, ge=2, description="trajectories per question (G)")
+    epochs: int = Field(default=1, ge=1, description="times that the updates go over each rollout")
+    minibatches: int = Field(default=1, ge=1, description="optimizer steps per epoch; whole groups go to each")
+    micro_batch: int = Field(
+        default=4, ge=1, description="trajectories of one forward and backward pass per process, at most"
+    )
+    pass_tokens: int | None = Field(
+        default=None, ge=1, description="tokens of one pass, at most; empty: 1024 on a CPU, 16384 elsewhere"
+    )
+    objective: Literal["ppo", "gspo", "cispo", "reinforce"] = Field(
+        default="ppo",
+        description="ppo: clipped ratio per token; gspo: per trajectory; cispo: clipped weight, whole gradient; "
+        "reinforce: no ratio",
+    )
+    average: Literal["tokens", "trajectories", "constant"] = Field(
+        default="tokens",
+        description="what the loss is a mean over: the tokens of the update, its trajectories (of the mean over "
+        "their tokens), or trajectories x average_length",
+    )
+    average_length: int | None = Field(
+        default=None, ge=1, description="tokens, for average=constant; empty: rollout.max_total_tokens"
+    )
+    epsilon: float = Field(default=0.2, gt=0, lt=1, description="PPO clip range, below 1")
+    epsilon_high: float | None = Field(default=None, gt=0, description="clip range above 1; empty: epsilon")
     beta: float = Field(default=0.001, ge=0, description="weight of KL(policy || reference); 0 loads no reference")
-    epsilon: float = Field(default=0.2, gt=0, lt=1, description="PPO clip range")
+    kl: Literal["k3", "k1"] = Field(default="k3", description="estimator of the KL per token")
+    optimizer: Literal["adamw", "sgd", "adafactor"] = Field(default="adamw", description="one of torch's")
+    learning_rate: float = Field(default=1e-6, gt=0, description="peak of the schedule")
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine", "inverse_sqrt"] = Field(
+        default="constant", description="learning-rate schedule, by its transformers name"
+    )
+    lr_warmup_steps: int = Field(default=0, ge=0, description="optimizer steps in which the learning rate rises")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the optimizer; not on biases and norms")
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean of gradients: adamw")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the mean of their squares: adamw")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="precision of the update; weights and optimizer stay float32"
     )
+    gradient_checkpointing: bool | None = Field(
+        default=None, description="compute activations again in the backward pass; empty: on a GPU"
+    )
+    compile: bool = Field(default=False, description="compile the policy's layers for the update (torch.compile)")
     save_every: int = Field(default=10, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, ge=2, description="checkpoints kept; the oldest go first")
     token_details: bool = Field(
@@ -236,11 +289,15 @@ class TrainingSection(_Section):
         "best what the policy itself would write",
     )
     lora: LoraSection | None = Field(default=None, description="train adapters instead of all weights")
-    report_to: list[str] = Field(default=[], description="wandb, tensorboard, trackio, ... as in transformers")
-    trl: dict[str, Any] = Field(
-        default={},
-        description="any other field of trl.GRPOConfig: deepspeed, fsdp, push_to_hub, num_iterations, ...",
-    )
+    report_to: list[str] = Field(default=[], description="trackers: wandb, tensorboard, trackio, .. as in accelerate")
+    project: str = Field(default="tspo", description="the trackers' project")
+    run_name: str | None = Field(default=None, description="the run's name there; empty: that of output_dir")
+    hub: HubSection | None = Field(default=None, description="push the model to the hub at the end")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_tracker(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class WarmupSection(_Section):
@@ -275,7 +332,7 @@ class VerlSection(_Section):
     tensor_parallel: int = Field(default=1, ge=1, description="GPUs that share one vLLM replica")
     gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1, description="vLLM's share of a GPU while it samples")
     tokens_per_gpu: int = Field(
-        default=16384, ge=16, description="tokens of one forward and backward pass a GPU; in place of micro_batch"
+        default=16384, ge=16, description="tokens of one forward and backward pass per GPU; in place of micro_batch"
     )
     critic_learning_rate: float = Field(default=1e-5, gt=0, description="peak learning rate of the critic: ppo")
     critic_warmup: int = Field(default=0, ge=0, description="steps in which only the critic learns: ppo")
@@ -323,13 +380,37 @@ class RunConfig(_Section):
                 raise ValueError("rollout.query_cache: BM25 in this process needs none; it is for rollout.retriever")
         if (self.rollout.sampler == "openai") != (self.rollout.server is not None):
             raise ValueError("rollout.server: goes with rollout.sampler=openai, which needs its url and model")
-        trajectories = self.training.groups_per_step * self.training.group_size
-        if trajectories % self.training.micro_batch:
+        if self.training.groups_per_step % self.training.minibatches:
             raise ValueError(
-                f"training.micro_batch: {self.training.micro_batch} does not divide groups_per_step x group_size "
-                f"= {trajectories}"
+                f"training.minibatches: {self.training.minibatches} does not divide groups_per_step "
+                f"= {self.training.groups_per_step}"
             )
+        _check_choices_have_options(self.training)
         return self
+
+
+_OPTIONS = (
+    ("epsilon", "objective", ("ppo", "gspo")),
+    ("epsilon_high", "objective", ("ppo", "gspo", "cispo")),
+    ("average_length", "average", ("constant",)),
+    ("adam_beta1", "optimizer", ("adamw",)),
+    ("adam_beta2", "optimizer", ("adamw",)),
+    ("lr_warmup_steps", "lr_scheduler", ("constant_with_warmup", "linear", "cosine", "inverse_sqrt")),
+)
+"""Options of `training` that not every choice has: the option, what is chosen, and the choices that have it."""
+
+
+def _check_choices_have_options(training: TrainingSection) -> None:
+    """Raise ValueError for an option, but at its default, of a choice that was not made."""
+
+    def is_default(name: str) -> bool:
+        return bool(getattr(training, name) == TrainingSection.model_fields[name].default)
+
+    for option, choice, having in _OPTIONS:
+        if (chosen := getattr(training, choice)) not in having and not is_default(option):
+            raise ValueError(f"training.{option}: {choice}={chosen} has none; it is for {choice}={' or '.join(having)}")
+    if training.beta == 0 and not is_default("kl"):
+        raise ValueError("training.kl: there is no KL where beta is 0")
 
 
 def default_config_path() -> Path:
@@ -341,7 +422,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run's file and put `key=value` over it (dotted keys, values in YAML).
 
     Relative paths in the file are relative to its folder, those in overrides to the working folder.
-    Raises BadInput for a file that cannot be read, an unknown key (naming those there are) or a bad value.
+    Raises BadInput for a file that cannot be read, an unknown key (naming those there are), keys of older versions
+    (saying for each where it is now), or a bad value.
     """
     values = _read_yaml(path)
     _make_paths_absolute(values, path.parent)
@@ -355,11 +437,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             raise BadInput(f"{override!r}: the value is not YAML; quote it") from None
         _set(values, key, value)
     values.setdefault("output_dir", f"runs/{path.stem}")
+    return make_config(values, path)
+
+
+def make_config(values: Mapping[str, Any], where: object) -> RunConfig:
+    """The settings of a nested mapping, paths relative to the working folder; `where` is what they were read from.
+
+    Raises BadInput as `load_config`.
+    """
+    values = without_old_settings(values, where)
     _make_paths_absolute(values, Path.cwd())
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{path}: {_explain(error)}") from None
+        raise BadInput(f"{where}: {_explain(error)}") from None
 
 
 def default_of(key: str) -> Any:

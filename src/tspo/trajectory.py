@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, TextIO
 
 from tspo.errors import BadInput
@@ -67,6 +68,12 @@ class Trajectory:
     def retriever_failed(self) -> bool:
         """Whether it was cut off by the retriever: then it says nothing about the policy, and nobody learns from it."""
         return self.stop_reason is StopReason.RETRIEVER_ERROR
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt, policy and observations together; 0 where it did not come from a rollout."""
+        completion = sum(len(turn.token_ids or ()) + len(turn.feedback_token_ids or ()) for turn in self.turns)
+        return len(self.prompt_token_ids or ()) + completion
 
 
 @dataclass(slots=True)
@@ -165,6 +172,16 @@ def read_records(stream: Iterable[bytes], name: str) -> Iterator[tuple[dict[str,
         member = members.get(str(group_id), 0)
         members[str(group_id)] = member + 1
         yield line, trajectory_from_json(line, where, default_id=f"{group_id}-{member}")
+
+
+def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
+    """The trajectories of a file, one at a time; raises BadInput as `read_records`, and where it cannot be read."""
+    try:
+        with open(path, "rb") as stream:
+            for _, trajectory in read_records(stream, str(path)):
+                yield trajectory
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); give a trajectory file") from None
 
 
 def read_json_lines(stream: Iterable[bytes], name: str, *, first_line: int = 1) -> Iterator[tuple[str, Any]]:

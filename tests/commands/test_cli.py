@@ -51,7 +51,7 @@ def test_help_imports_nothing_heavy(arguments):
         "import sys\nfrom tspo.cli import main\n"
         "try:\n    main(sys.argv[1:])\n"
         "except SystemExit as exit:\n    print(exit.code, file=sys.stderr)\n"
-        "heavy = ('torch', 'transformers', 'trl', 'numpy', 'pydantic', 'yaml')\n"
+        "heavy = ('torch', 'transformers', 'accelerate', 'numpy', 'pydantic', 'yaml')\n"
         "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, timeout=60)
@@ -96,7 +96,7 @@ def test_a_bad_override(name, override, config_file, capsys):
 def test_a_bad_config_needs_no_torch(name, config_file):
     probe = (
         "import sys; from tspo.cli import main; code = main(sys.argv[1:]);"
-        "print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules]); sys.exit(code)"
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules]); sys.exit(code)"
     )
     result = subprocess.run(
         [sys.executable, "-c", probe, name, config_file, "sed=1"], capture_output=True, text=True, timeout=60
@@ -106,11 +106,11 @@ def test_a_bad_config_needs_no_torch(name, config_file):
 
 
 @pytest.mark.parametrize("name", RUN_NAMES)
-@pytest.mark.parametrize("missing", ["torch", "trl"])
+@pytest.mark.parametrize("missing", ["torch", "peft"])
 def test_without_the_libraries_it_is_said_how_to_get_them(name, missing, config_file, capsys, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find_spec(name))
-    if find_spec(missing) is None and missing == "trl":
+    if find_spec(missing) is None and missing == "peft":
         pytest.skip("torch is missing too, and is named first")
     assert main([name, config_file]) == 2
     assert f"needs {missing}; pip install 'tspo[train]'" in one_line(capsys)
@@ -126,8 +126,26 @@ def test_bad_usage_exits_2(arguments, capsys):
     assert "usage: tspo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("engine", "said"), [("trl", "--engine trl: is named tspo now"), ("deepspeed", "there are tspo and verl")]
+)
+def test_engines_that_there_are_not(engine, said, config_file, capsys):
+    assert main(["train", config_file, "--engine", engine]) == 2
+    assert said in one_line(capsys)
+
+
+def test_keys_of_older_versions_have_a_line_each(config_file, capsys):
+    assert main(["train", config_file, "training.trl={num_iterations: 2, top_k: 5}", "training.trl.nonsense=1"]) == 2
+    error, *more = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"tspo: error: {config_file}: training.trl.num_iterations: is training.epochs now;")
+    assert more == [
+        f"{config_file}: training.trl.top_k: is rollout.sampling.top_k now",
+        f"{config_file}: training.trl.nonsense: is not a setting; tspo settings lists those there are",
+    ]
+
+
 def test_data_that_is_not_there_is_one_line(config_file, tmp_path, capsys):
-    pytest.importorskip("trl")
+    pytest.importorskip("peft")
     assert main(["warmup", config_file, "warmup.epochs=1"]) == 2
     assert str(tmp_path / "train.jsonl") in one_line(capsys)
     assert not (tmp_path / "out").exists()

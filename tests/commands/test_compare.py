@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("matplotlib")
-pytest.importorskip("trl")
+pytest.importorskip("peft")
 
 from tspo.advantages import ADVANTAGES
 from tspo.cli import main
@@ -146,7 +146,7 @@ def test_the_report_needs_no_torch(config_file, tmp_path, trained):
     probe = (
         "import sys; from tspo.cli import main; code = main(sys.argv[1:]);"
         "import tspo.training.side_by_side;"
-        "print([m for m in ('torch', 'transformers', 'trl') if m in sys.modules], file=sys.stderr); sys.exit(code)"
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules], file=sys.stderr); sys.exit(code)"
     )
     arguments = ["compare", "--out", str(tmp_path / "out"), "--report-only"]
     result = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, timeout=60)
@@ -160,4 +160,7 @@ def test_arguments_from_a_file_and_the_arms_of_all_methods(tmp_path, trained, ca
     compared = json.loads((tmp_path / "out/grid.json").read_text())["arms"]
     assert {arm["settings"]["credit"]["algorithm"] for arm in compared.values()} == set(ADVANTAGES) - {"ppo"}
     assert all(arm["settings"]["training"]["answer_cue"] == "<think> The answer is" for arm in compared.values())
+    averages = {name: arm["settings"]["training"]["average"] for name, arm in compared.items()}
+    constant = {"algorithm=dr_grpo average=constant"}
+    assert {name for name, average in averages.items() if average == "constant"} == constant
     assert len(trained[0]) == len(compared) == 13

@@ -23,7 +23,7 @@ def run(section, count=None):
 
 
 def test_every_section_is_short():
-    assert set(SECTIONS) == {"A retriever", "An estimator", "A data set", "A sampler"}
+    assert set(SECTIONS) == {"A retriever", "A reward", "An estimator", "A data set", "A sampler"}
     for section in SECTIONS:
         assert sum(block.count("\n") for block in blocks(section)) < 40
 
@@ -45,6 +45,18 @@ def test_the_retriever_is_served_as_search_r1_does():
     assert reply.status_code == 200
     (found,) = reply.json()["result"]
     assert found[0]["document"]["contents"] == '"Paris"\nParis is the capital of France.'
+
+
+def test_the_reward_is_what_the_page_says():
+    from tspo import Trajectory, Turn
+    from tspo.trajectory import StopReason
+
+    turns = [Turn("", "it", "It is in Oslo."), Turn("", "more", "Oslo again."), Turn("", None, None)]
+    reward = run("A reward")["found_soon"]
+    right = Trajectory("g", "t", "Where?", ["Oslo"], turns, "Oslo", StopReason.ANSWER)
+    assert reward(right) == pytest.approx([0.4, -0.1, 1.0])
+    wrong = Trajectory("g", "t", "Where?", ["Oslo"], turns[1:2], None, StopReason.MAX_TURNS)
+    assert reward(wrong) == pytest.approx([0.4])
 
 
 def test_the_estimator_is_known_and_right():

@@ -1,5 +1,6 @@
 """What the documentation says of names in the code is so, and its site asks nobody else for anything."""
 
+import copy
 import re
 import shlex
 import subprocess
@@ -9,28 +10,76 @@ from pathlib import Path
 import pytest
 
 from tspo.cli import _parser
+from tspo.trajectory import StopReason, Trajectory, Turn
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_metrics_of_the_faq_are_those_that_training_writes():
-    pytest.importorskip("torch")
-    from tspo.credit import CreditConfig, assign_credit
-    from tspo.rollout.batched_search import SearchLog
-    from tspo.training.diagnostics import rollout_metrics, search_metrics
-    from tspo.training.metrics_log import metrics_line
-    from tspo.trajectory import StopReason, Trajectory, Turn
+def documented_metrics():
+    """The names in the first column of training.md's tables of metrics, each that stands for several written out."""
+    page = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    section = re.search(r"^## `metrics.jsonl`\n(.*?)^## ", page, re.MULTILINE | re.DOTALL)[1]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    names = [name for cell in cells for name in re.findall("`(.+?)`", cell)]
+    stand_for = {"METHOD": ("grpo", "tspo"), "REASON": tuple(StopReason)}
+    for word, values in stand_for.items():
+        names = [name.replace(word, value) for name in names for value in (values if word in name else ("",))]
+    return names
 
-    trajectory = Trajectory("g", "t", "q", ["a"], [Turn("x", token_ids=[1])], None, StopReason.NO_ACTION)
-    credits = assign_credit([trajectory], CreditConfig())
-    logs = {f"tspo/{name}": 0.0 for name in rollout_metrics([trajectory], credits, CreditConfig(), 1.0)}
-    trl = ("loss", "grad_norm", "kl", "entropy", "clip_ratio/region_mean", "learning_rate", "reward")
-    written = set(metrics_line(1, logs | dict.fromkeys(trl, 0.0))) | set(search_metrics([SearchLog([1.0])]))
-    written |= {"logprob_gap", "grad_norm_all_wrong"}  # of the update itself
+
+def written_metrics(tokenizer, model):
+    """The names in the line of a step with a KL, several updates, searches and a cache."""
+    from accelerate import Accelerator
+
+    from tspo.credit import CreditConfig
+    from tspo.datasets.questions import Question
+    from tspo.rollout.batched_search import SearchLog
+    from tspo.rollout.codec import Codec
+    from tspo.training.learner import LearnerSettings, make_learner
+    from tspo.training.loop import train
+    from tspo.training.objective import Objective
+    from tspo.training.signals import StopRequest
+    from tspo.training.step import StepInputs, StepSettings
+    from tspo.training.training_state import Progress
+
+    def rollout(requests):
+        made = []
+        for answer, request in zip(("Oslo", "Rome"), requests, strict=True):
+            turns = [Turn("<search>it</search>", "it", "in Oslo", [7, 8], [-1.0, -1.0], [9]), Turn(answer, None, None)]
+            turns[1].token_ids, turns[1].logprobs = [10], [-1.0]
+            asked = (request.group_id, request.trajectory_id, "Where?", ["Oslo"])
+            made.append(Trajectory(*asked, turns, answer, StopReason.ANSWER, prompt_token_ids=[1, 2]))
+        return made, SearchLog([0.5, 0.5], cache_hits=1, cache_misses=1)
+
+    settings = LearnerSettings(steps=2, learning_rate=1e-3, with_reference=True)
+    learner = make_learner(copy.deepcopy(model), settings, Accelerator(cpu=True), copy.deepcopy(model))
+    inputs = StepInputs([Question("q", "Where?", ("Oslo",), "made")], rollout, None, Codec(tokenizer), learner)
+    lines = []
+    train(
+        inputs,
+        StepSettings(1, 2, CreditConfig(), Objective(beta=0.1), epochs=2),
+        steps=1,
+        done=Progress(),
+        save_every=1,
+        save=lambda _: None,
+        on_step=lines.append,
+        stop=StopRequest(lambda: None),
+    )
+    return set(lines[0])
+
+
+def test_every_metric_that_a_step_writes_is_documented_once(tiny_tokenizer, tiny_model):
+    pytest.importorskip("peft")
+    names = documented_metrics()
+    assert len(set(names)) == len(names)
+    assert set(names) == written_metrics(tiny_tokenizer, tiny_model)
+
+
+def test_the_metrics_of_the_faq_are_documented():
     page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_/]+)`", " ".join(re.findall(r"\*\*Look at\*\*(.*?)\n\n", page, re.DOTALL))))
     assert len(named) > 15
-    assert named - written <= {"report.html", "evaluation/"}
+    assert named - set(documented_metrics()) <= {"report.html", "evaluation/"}
 
 
 PAGES = [ROOT / "docs" / f"{name}.md" for name in ("index", "tutorial", "ask")]

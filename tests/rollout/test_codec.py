@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tspo.datasets.questions import Question
 from tspo.errors import BadInput
-from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, PROMPT, TAGS, render_passages
+from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, PROMPT, STOP_STRINGS, TAGS, ends_turn, render_passages
 from tspo.retrieval.base import Passage
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop, Limits, Request
@@ -229,6 +229,16 @@ def test_what_the_policy_writes_is_trusted(codec):
     assert special_in(codec, ids) == [codec.tokenizer.eos_token_id] == list(codec.eos_token_ids)
 
 
-def test_every_token_that_can_close_a_tag_is_known(codec):
-    vocabulary = range(len(codec.tokenizer))
-    assert codec.closing_token_ids == {i for i in vocabulary if ">" in codec.decode([i])}
+def test_every_token_that_can_close_a_search_or_an_answer_is_known(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    # the last is how SentencePiece writes the byte ">"
+    tokenizer.add_tokens(["</think>", "<search>", "</search>", "x</answer>!", "ch>", "nk>", "><", "<0x3E>"])
+    codec = Codec(tokenizer)
+    beginnings = [tag[:length] for tag in STOP_STRINGS for length in range(len(tag))]
+    texts = {token: codec.decode([token]) for token in range(len(tokenizer))}
+    can = {token for token, text in texts.items() if any(ends_turn(before + text) for before in beginnings)}
+    assert {texts[token] for token in can} == {">", "</search>", "x</answer>!", "ch>", "><"}
+    assert codec.closing_token_ids >= can
+    known = {texts[token] for token in codec.closing_token_ids}
+    assert "<0x3E>" in known
+    assert not known & {"</think>", "<search>", "nk>"}

@@ -2,6 +2,7 @@ import asyncio
 import json
 import socket
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import ClassVar
 
 import pytest
@@ -22,6 +23,7 @@ from tspo.retrieval.http_calls import Malformed
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.openai_sampler import OpenAISampler, read_completion
+from tspo.rollout.sampler import GREEDY, SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 
 TURNS = ["first", "second", "third", "fourth", "fifth", "sixth"]
@@ -115,7 +117,7 @@ def run(coroutine):
 
 
 def test_two_turns_are_those_of_the_transformers_sampler(taught, sampler):
-    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, sampling=GREEDY)
     expected, said = run(taught.two_turns(reference)), run(taught.two_turns(sampler))
     context = taught.prompt("seventh")
     for theirs, mine in zip(expected, said, strict=True):
@@ -128,7 +130,7 @@ def test_two_turns_are_those_of_the_transformers_sampler(taught, sampler):
 
 @pytest.mark.parametrize("word", TURNS)
 def test_a_turn_ends_where_every_sampler_ends_it(taught, sampler, word):
-    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, sampling=GREEDY)
     expected, said = run(taught.turn(reference, word)), run(taught.turn(sampler, word))
     assert (said.token_ids, said.text, said.finish) == (expected.token_ids, expected.text, expected.finish)
 
@@ -136,7 +138,7 @@ def test_a_turn_ends_where_every_sampler_ends_it(taught, sampler, word):
 @pytest.mark.parametrize("word", ["first", "second", "fourth"])
 def test_a_server_that_returns_text_alone(taught, server, sampler, word):
     server.like_openai = True
-    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, temperature=0)
+    reference = TransformersSampler(taught.model, taught.codec, rows=1, capacity=300, sampling=GREEDY)
     expected, said = run(taught.turn(reference, word)), run(taught.turn(sampler, word))
     assert (said.text, said.finish, said.logprobs) == (expected.text, expected.finish, None)
     assert taught.codec.decode(said.token_ids) == said.text
@@ -196,7 +198,19 @@ def test_what_is_asked(server, sampler, taught):
     assert first["seed"] != second["seed"]
     run(taught.two_turns(sampler))
     assert [body["seed"] for body in server.asked[2:]] == [first["seed"], second["seed"]]
-    assert (first["model"], first["temperature"], first["top_p"], first["top_k"]) == ("m", 0.0, 1.0, -1)
+    sampling = {"temperature": 0.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+    assert {name: first[name] for name in ("model", *sampling)} == {"model": "m", **sampling}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_what_is_left_out_is_asked_for(server, taught, chat):
+    codec = Codec(taught.codec.tokenizer, "{question}", chat_template=not chat)
+    options = SamplingOptions(0.7, top_k=20, top_p=0.9, min_p=0.05)
+    sampler = OpenAISampler(codec, url=server.url, model="m", rows=1, capacity=300, chat=chat, sampling=options)
+    run(taught.two_turns(sampler))
+    sampler.close()
+    for asked in server.asked:
+        assert {name: asked[name] for name in ("temperature", "top_k", "top_p", "min_p")} == asdict(options)
 
 
 def test_calls_are_bounded_and_side_by_side(taught, served):

@@ -23,6 +23,7 @@ from tspo.errors import BadInput
 from tspo.rollout import policy_folder
 from tspo.rollout.codec import Codec
 from tspo.rollout.openai_sampler import OpenAISampler
+from tspo.rollout.sampler import GREEDY, SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.rollout.vllm_sampler import VLLMSampler
 
@@ -41,7 +42,7 @@ def run(coroutine):
 
 @contextlib.contextmanager
 def vllm(policy, codec, **settings):
-    sampler = VLLMSampler(policy, codec, **{"rows": 8, "capacity": CAPACITY, "temperature": 0, **settings})
+    sampler = VLLMSampler(policy, codec, **{"rows": 8, "capacity": CAPACITY, "sampling": GREEDY, **settings})
     try:
         yield sampler
     finally:
@@ -69,12 +70,12 @@ def random(taught, tmp_path_factory, tiny_tokenizer, random_llama):
     model.generation_config.eos_token_id = list(range(3, 200))
     folder = tmp_path_factory.mktemp("random")
     model.save_pretrained(folder)
-    with vllm(str(folder), Codec(tiny_tokenizer), temperature=0.7) as sampler:
+    with vllm(str(folder), Codec(tiny_tokenizer), sampling=SamplingOptions(0.7)) as sampler:
         yield sampler, model
 
 
 def reference(model, codec):
-    return TransformersSampler(model, codec, rows=8, capacity=CAPACITY, temperature=0)
+    return TransformersSampler(model, codec, rows=8, capacity=CAPACITY, sampling=GREEDY)
 
 
 def assert_same(mine, theirs):

@@ -14,6 +14,8 @@ accelerate_config = pytest.importorskip("accelerate.commands.config.config_args"
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser  # noqa: E402
 from accelerate.utils.launch import prepare_multi_gpu_env  # noqa: E402
 
+from tspo.training.metrics_log import TIMINGS  # noqa: E402
+
 FOLDER = Path(__file__).parents[2] / "configs" / "accelerate"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
@@ -59,19 +61,26 @@ raise SystemExit(main())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["dapo", "bnpo"])
-def test_fsdp2_on_two_processes_trains_as_one_process_does(tmp_path: Path, loss: str) -> None:
-    """One micro-batch a step and process: bnpo's mean is over a micro-batch, and is then that of the half step."""
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(["training.beta=0", "training.optimizer=sgd", "training.learning_rate=0.1"], id="plain"),
+        pytest.param(
+            ["training.beta=0.01", "training.epochs=2", "training.minibatches=3", "training.average=trajectories"],
+            id="with-a-reference",
+        ),
+        pytest.param(["training.beta=0", "warmup.epochs=0.2", "training.gradient_checkpointing=true"], id="after-sft"),
+    ],
+)
+def test_fsdp2_on_two_processes_trains_as_one_process_does(tmp_path: Path, changed: list[str]) -> None:
     script = tmp_path / "fsdp.py"
     script.write_text(FSDP_ON_CPU)
     settings = ["train", "device=cpu", "data.world.passages=300", "data.world.train_questions=40"]
     settings += ["data.world.test_questions=2", "training.groups_per_step=3", "training.group_size=6"]
-    settings += ["training.micro_batch=9", "training.save_every=1", "evaluation.before=false"]
-    settings += [f"training.trl={{loss_type: {loss}}}"]
+    settings += ["training.micro_batch=4", "training.save_every=1", "evaluation.before=false", *changed]
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
     launch += ["--num_processes", "2"]
     fsdp = [*launch, "--config_file", str(FOLDER / "fsdp2.yaml"), str(script)]
-    other = [*launch, "--multi_gpu", "-m", "tspo"] if loss == "bnpo" else ["-m", "tspo"]
     environment = os.environ | {"TSPO_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
 
     def run(name: str, start: list[str], *more: str) -> list[dict[str, float]]:
@@ -80,13 +89,16 @@ def test_fsdp2_on_two_processes_trains_as_one_process_does(tmp_path: Path, loss:
         assert result.returncode == 0, result.stderr
         return [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
 
-    expected = run("other", other, "training.steps=3")
+    expected = run("one", ["-m", "tspo"], "training.steps=3")
     run("fsdp", fsdp, "training.steps=2")
-    assert (tmp_path / "fsdp" / "checkpoint-2" / "pytorch_model_fsdp_0").is_dir()
     (tmp_path / "fsdp" / "model" / "whole.json").unlink()
     found = run("fsdp", fsdp, "training.steps=3", "--resume")
     assert len(found) == len(expected) == 3
-    names = ["loss", "grad_norm", "exact_match", "turn_reward", "turns", "sampled_tokens"]
     for here, there in zip(found, expected, strict=True):
-        assert [here[name] for name in names] == pytest.approx([there[name] for name in names], rel=1e-4, abs=1e-6)
-        assert ("grad_norm_all_wrong" in there) == (loss == "dapo")
+        assert there.pop("grad_norm_all_wrong") >= 0
+        assert "grad_norm_all_wrong" not in here, "no process has all gradients"
+        for line in (here, there):
+            assert line.pop("logprob_gap") < 1e-5
+        same = [{name: value for name, value in line.items() if name not in TIMINGS} for line in (here, there)]
+        assert same[0] == pytest.approx(same[1], rel=1e-4, abs=1e-6)
+        assert ("kl" in here) == ("training.beta=0.01" in changed)

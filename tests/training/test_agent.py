@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("accelerate")
 
 import torch
 

@@ -3,11 +3,14 @@ import os
 
 import pytest
 
+from tspo.errors import BadInput
 from tspo.training.checkpoints import (
+    check_has_state,
     checkpoints_in,
     is_whole,
     last_whole_checkpoint,
     mark_whole,
+    remove_old_checkpoints,
     step_of,
 )
 
@@ -101,3 +104,35 @@ def test_files_are_on_the_disk_before_the_mark(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append((path / "whole.json").exists()), fsync(fd))[1])
     mark_whole(path)
     assert synced == [False] * 3  # both files, then the mark before it is put in place
+
+
+def test_the_oldest_whole_checkpoints_go(tmp_path):
+    for step in (9, 20, 100, 110):
+        checkpoint(tmp_path, step)
+    checkpoint(tmp_path, 30, whole=False)
+    (tmp_path / "model").mkdir()
+    remove_old_checkpoints(tmp_path, keep=2)
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-30", "checkpoint-100", "checkpoint-110"]
+    remove_old_checkpoints(tmp_path, keep=2)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-110"
+    assert is_whole(tmp_path / "checkpoint-100")
+    assert (tmp_path / "model").is_dir()
+
+
+def test_a_deletion_that_is_cut_short_leaves_none_that_looks_whole(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint(tmp_path, step)
+    monkeypatch.setattr("shutil.rmtree", lambda path: (path / "weights").unlink())
+    remove_old_checkpoints(tmp_path, keep=1)
+    assert not is_whole(tmp_path / "checkpoint-1")
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
+    path = checkpoint(tmp_path, 1)
+    with pytest.raises(BadInput, match="written by an older version of tspo") as error:
+        check_has_state(path)
+    assert f"model={path}" in str(error.value)
+    assert "\n" not in str(error.value)
+    (path / "training_state.pt").write_bytes(b"")
+    check_has_state(path)

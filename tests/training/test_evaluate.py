@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("trl")
+pytest.importorskip("accelerate")
 
 from accelerate import PartialState
 

@@ -169,10 +169,8 @@ def test_different_budgets_are_refused_with_their_numbers(load):
     assert "'steps=10' 10 x 8 x 5 = 400 episodes, 'steps=20' 20 x 8 x 5 = 800" in str(error.value)
 
 
-def test_a_budget_that_trl_changes_is_refused(load):
-    with pytest.raises(BadInput, match=r"training.trl.num_iterations changes them: 'base' None, .* 2"):
-        check_arms(make(load, "", "training.trl='{num_iterations: 2}'"))
-    check_arms(make(load, "", "training.trl='{weight_decay: 0.1}'"))
+def test_updates_of_the_same_episodes_are_no_budget(load):
+    check_arms(make(load, "", "training.epochs=2", "training.minibatches=4", "training.micro_batch=1"))
 
 
 @pytest.mark.parametrize("texts", [("credit.alpha=0.3", "credit.alpha=0.30"), ("", "credit.algorithm=tspo")])
@@ -248,6 +246,19 @@ def test_what_an_older_version_did_not_know_had_its_default(load):
     newer = Arm(arm.name, arm.overrides, arm.settings | {"credit": arm.settings["credit"] | {"gae_lambda": 0.5}})
     with pytest.raises(BadInput, match=r"has runs with other settings for credit\.gae_lambda; "):
         grown_grid(old_grid, [newer], [0], begun)
+
+
+def test_of_settings_that_are_gone_only_those_that_said_something_count(load):
+    (arm,) = make(load, "credit.algorithm=grpo")
+
+    def old_grid(trl):
+        training = arm.settings["training"] | {"trl": trl}
+        return Grid((Arm(arm.name, arm.overrides, arm.settings | {"training": training}),), (0,))
+
+    assert grown_grid(old_grid({}), [arm], [0], begun).arms == (arm,)
+    said = r"^the runs of arm 'algorithm=grpo': training\.trl\.num_iterations: is training\.epochs now"
+    with pytest.raises(BadInput, match=said):
+        grown_grid(old_grid({"num_iterations": 2}), [arm], [0], begun)
 
 
 def test_settings_that_change_no_result_may_change(load):

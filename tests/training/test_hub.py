@@ -7,27 +7,30 @@ import sys
 
 import pytest
 
-pytest.importorskip("trl")
+pytest.importorskip("torch")
+pytest.importorskip("accelerate")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import fastapi
 import huggingface_hub
 import yaml
-from trl import GRPOConfig
 
+from tspo.config import HubSection
 from tspo.errors import BadInput
-from tspo.training.hub import hub_repository, push_model
+from tspo.training.hub import make_repository, push_model
 
 
 class Hub:
     """What of the hub's API an upload needs; keeps the files that were committed."""
 
     def __init__(self):
-        self.url, self.repositories, self.files, self.commits = "", [], {}, []
+        self.url, self.refuses = "", False
+        self.repositories, self.branches, self.files, self.commits, self.revisions = [], [], {}, [], []
         self.app = fastapi.FastAPI()
         self.app.post("/api/repos/create")(self.create)
         self.app.post("/api/validate-yaml")(self.validate)
+        self.app.post("/api/models/{user}/{name}/branch/{branch}")(self.branch)
         self.app.post("/api/models/{user}/{name}/preupload/{revision}")(self.preupload)
         self.app.post("/api/models/{user}/{name}/commit/{revision}")(self.commit)
 
@@ -44,11 +47,17 @@ class Hub:
         assert "tags" in yaml.safe_load(front)
         return {"errors": [], "warnings": []}
 
+    async def branch(self, branch: str):
+        self.branches.append(branch)
+
     async def preupload(self, request: fastapi.Request):
         files = (await request.json())["files"]
         return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
 
-    async def commit(self, request: fastapi.Request):
+    async def commit(self, revision: str, request: fastapi.Request):
+        if self.refuses:
+            return fastapi.Response(status_code=403)
+        self.revisions.append(revision)
         lines = [json.loads(line) for line in (await request.body()).splitlines()]
         self.commits.append(lines[0]["value"]["summary"])
         for line in lines[1:]:
@@ -65,41 +74,54 @@ def hub(monkeypatch, serve_app):
         yield hub
 
 
-def settings(folder, **options):
-    return GRPOConfig(output_dir=str(folder), bf16=False, use_cpu=True, **options)
+@pytest.mark.parametrize(("private", "visibility"), [(True, "private"), (False, "public")])
+def test_the_repository_is_made(hub, monkeypatch, private, visibility):
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    make_repository(HubSection(repository="me/mine", private=private))
+    assert hub.repositories == [("me/mine", visibility)]
 
 
-def test_a_run_that_pushes_nowhere_asks_no_hub(tmp_path):
-    assert hub_repository(settings(tmp_path)) is None
-
-
-def test_a_model_is_pushed_with_its_card(hub, tmp_path, write_finished_run):
+@pytest.mark.parametrize(("revision", "branch"), [(None, "main"), ("try-2", "try-2")])
+def test_a_model_is_pushed_with_its_card(hub, monkeypatch, tmp_path, write_finished_run, revision, branch):
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
     run = tmp_path / "mine"
     write_finished_run(run)
-    args = settings(run, push_to_hub=True, hub_token="hf_good", hub_private_repo=True)
-    assert hub_repository(args) == "me/mine"
-    assert hub.repositories == [("me/mine", "private")]
     (run / "evaluation" / "after-training" / "summary.json").unlink()
-    assert push_model(run, run / "model", "me/mine", args) == f"{hub.url}/me/mine/commit/abc"
+    make_repository(HubSection(repository="me/mine", revision=revision))
+    assert hub.branches == ([] if revision is None else [revision])
+    address = push_model(run, run / "model", HubSection(repository="me/mine", revision=revision))
+    assert address == f"{hub.url}/me/mine/commit/abc"
+    assert hub.revisions == [branch]
     assert set(hub.files) == {"README.md", "curves.png", "weights"}
     assert hub.files["weights"] == b"w"
     assert b"# me/mine" in hub.files["README.md"]
     assert hub.commits == ["End of training"]
 
 
-def test_a_hub_that_says_no_is_one_line_at_the_start(hub, tmp_path):
-    args = settings(tmp_path, push_to_hub=True, hub_model_id="me/mine", hub_token="hf_bad")
-    with pytest.raises(BadInput, match=r"^training\.trl\.push_to_hub: me/mine cannot be pushed to \(.*401.*\); check"):
-        hub_repository(args)
+def test_a_hub_that_says_no_is_one_line_at_the_start(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_bad")
+    with pytest.raises(BadInput, match=r"^training\.hub: me/mine cannot be pushed to \(.*401.*\); check") as error:
+        make_repository(HubSection(repository="me/mine"))
+    assert "\n" not in str(error.value)
 
 
-def test_a_hub_that_cannot_be_reached(hub, tmp_path, monkeypatch, write_finished_run):
+def test_a_hub_that_does_not_take_the_model_is_one_line(hub, monkeypatch, tmp_path, write_finished_run):
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    hub.refuses = True
+    run = tmp_path / "mine"
+    write_finished_run(run)
+    (run / "evaluation" / "after-training" / "summary.json").unlink()
+    with pytest.raises(BadInput, match=r"^training\.hub: .*model was not pushed to me/mine \(.*403.*--resume") as error:
+        push_model(run, run / "model", HubSection(repository="me/mine"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        args = settings(tmp_path, push_to_hub=True, hub_model_id="me/mine", hub_token="hf_good")
         with pytest.raises(BadInput, match="me/mine cannot be pushed to"):
-            hub_repository(args)
+            make_repository(HubSection(repository="me/mine"))
 
 
 @pytest.mark.slow
@@ -119,7 +141,7 @@ def test_a_run_pushes_its_model_and_leaves_cards(hub, tmp_path):
         "training.save_every=1",
         "training.groups_per_step=2",
         "training.micro_batch=5",
-        "training.trl={push_to_hub: true, hub_model_id: me/mine}",
+        "training.hub={repository: me/mine}",
     ]
     result = subprocess.run(
         [sys.executable, "-m", "tspo", "train", *arguments], env=environment, capture_output=True, text=True

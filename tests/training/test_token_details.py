@@ -6,10 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from tspo.training.token_details import LogRatios, log_ratio_file, token_ends  # noqa: E402
+import torch
+
+from tspo.credit import Credit
+from tspo.training.batch import make_batch
+from tspo.training.token_details import add_token_ends, log_ratio_file, log_ratios, token_ends
+from tspo.trajectory import StopReason, Trajectory, Turn
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,14 +47,30 @@ def test_tokens_that_say_something_else_have_no_places(tiny_tokenizer: Any) -> N
     assert token_ends(ids, "two", tiny_tokenizer) is None
 
 
-def test_ratios_are_kept_in_the_order_of_the_rows_and_unseen_ones_are_nan(tmp_path: Path) -> None:
-    file = tmp_path / "000003.jsonl"
-    ratios = LogRatios([np.array([1, 0, 1]), np.array([1, 1]), np.array([1])], file)
-    logprobs = torch.tensor([[-1.0, -2.0, 9.0], [-3.0, 9.0, -4.0]], requires_grad=True)
-    sampled_with = torch.tensor([[-1.5, -1.5, 0.0], [-3.0, 0.0, -5.0]])
-    scored = torch.tensor([[1, 1, 0], [1, 0, 1]])
-    ratios.note(torch.tensor([1, 0]), logprobs, sampled_with, scored)
-    ratios.write(ratios.rows)
-    found = np.load(log_ratio_file(file))
-    assert found.dtype == np.float16
-    np.testing.assert_allclose(found, [0.0, 1.0, 0.5, -0.5, np.nan])
+def trajectory(*turns: Turn, stop: StopReason = StopReason.ANSWER) -> Trajectory:
+    return Trajectory("g", "g-0", "q", ["a"], list(turns), None, stop, [1, 2])
+
+
+def test_turns_that_were_sampled_get_their_places(tiny_tokenizer: Any) -> None:
+    ids = tiny_tokenizer.encode("one", add_special_tokens=False)
+    made = trajectory(Turn("one", token_ids=ids), Turn("two", token_ids=ids), Turn("one"))
+    add_token_ends(made, tiny_tokenizer)
+    ends = token_ends(ids, "one", tiny_tokenizer)
+    assert [turn.extra for turn in made.turns] == [{"token_ends": ends}, {}, {}]
+
+
+def test_a_token_has_the_ratio_of_update_to_sampler_and_one_outside_the_loss_has_none() -> None:
+    first = trajectory(Turn("a", None, "b", [3, 4], [-1.5, -1.5], [9]), Turn("c", token_ids=[5], logprobs=[-3.0]))
+    failed = trajectory(Turn("a", token_ids=[3, 4], logprobs=[-1.0, -1.0]), stop=StopReason.RETRIEVER_ERROR)
+    last = trajectory(Turn("a", token_ids=[7], logprobs=[-5.0]))
+    credits = [Credit(0.0, None, [0.0] * 2, [1.0] * 2)] * 3
+    batch = make_batch([first, failed, last], credits, [0, 0, 0], [False] * 3)
+    rows = log_ratios([first, failed, last], batch, torch.tensor([-1.0, -2.0, -3.0, -4.0]))
+    assert [row.dtype for row in rows] == [np.float16] * 3
+    assert rows[0].tolist() == [0.5, -0.5, 0.0]
+    assert np.isnan(rows[1]).tolist() == [True, True]
+    assert rows[2].tolist() == [1.0]
+
+
+def test_ratios_lie_beside_their_trajectories() -> None:
+    assert log_ratio_file(Path("run/trajectories/000003.jsonl")) == Path("run/trajectories/000003.log_ratios.npy")

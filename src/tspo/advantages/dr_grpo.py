@@ -1,6 +1,6 @@
 """GRPO Done Right (Liu et al. 2025, arXiv 2503.20783): GRPO without the division by the group's spread.
 
-Half of the method is its loss, which sums over tokens and divides by a constant: `training.trl={loss_type: dr_grpo}`.
+Half of the method is its loss, which sums over tokens and divides by a constant: `training.average=constant`.
 Same numbers as verl's `grpo` with `norm_adv_by_std_in_grpo=False`, but for a group of one: 0 here, its reward there.
 """
 

@@ -4,7 +4,7 @@
     A[k]     = sum over j >= k of (gamma gae_lambda)^(j - k) delta[j], whitened over the batch
 
 Same numbers as verl's `compute_gae_advantage_return`. A step k is a sampled token; feedback is no step. So it needs a
-critic's value before every token, which verl's trainer has and TRL's has not. Search-R1 and StepSearch train so, with
+critic's value before every token, which verl's trainer has and ours has not. Search-R1 and StepSearch train so, with
 gamma and lambda 1.
 """
 

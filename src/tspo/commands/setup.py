@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,15 +21,14 @@ def load_run_config(path: Path, overrides: Sequence[str]) -> RunConfig:
     from tspo.config import load_config
 
     config = load_config(path, overrides)
-    ready_for_models("torch", "transformers", "trl", "peft")
+    ready_for_models("torch", "transformers", "accelerate", "peft")
     return config
 
 
 def ready_for_models(*packages: str) -> None:
     """Have `packages` of the extra train, or raise BadInput; what they say by themselves is not for users."""
     require("train", *packages)
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    warnings.filterwarnings("ignore", module="(trl|accelerate|transformers|torch)\\b")
+    warnings.filterwarnings("ignore", module="(accelerate|peft|transformers|torch)\\b")
 
 
 def require(extra: str, *packages: str) -> None:

@@ -27,7 +27,7 @@ examples:
   tspo train configs/smollm2-wiki-qa.yaml
   tspo train configs/smollm2-wiki-qa.yaml output_dir=runs/grpo credit.algorithm=grpo seed=1
   tspo train configs/smollm2-wiki-qa.yaml --resume
-  tspo train configs/smollm2-wiki-qa.yaml training.trl='{num_iterations: 2}' training.lora='{r: 8}'
+  tspo train configs/smollm2-wiki-qa.yaml training.epochs=2 training.lora='{r: 8}'
   tspo train --engine verl CONFIG.yaml verl.gpus_per_node=8 --print-config
 """
 
@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_config_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint")
-    parser.add_argument("--engine", choices=("trl", "verl"), default="trl", help="what trains (default: trl)")
+    parser.add_argument("--engine", metavar="{tspo,verl}", default="tspo", help="what trains (default: tspo)")
     parser.add_argument("--print-config", action="store_true", help="print verl's configuration of the run, and stop")
     parser.set_defaults(run=run)
 
@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run is complete, 1 when a worker failed, 128 + the signal's number when one stopped it."""
     if args.engine == "verl":
         return _run_verl(args)
+    if args.engine != "tspo":
+        renamed = "is named tspo now, and the default" if args.engine == "trl" else "there are tspo and verl"
+        raise BadInput(f"--engine {args.engine}: {renamed}")
     if args.print_config:
         raise BadInput("--print-config: prints verl's configuration; add --engine verl")
     from tspo.commands.setup import console, load_run_config, stoppable

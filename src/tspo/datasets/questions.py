@@ -18,9 +18,11 @@ _QUESTION_MARK = "Question:"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `supporting_titles` are the documents that hold the evidence, where that is known, and
-    `supporting_passages` their texts, in the same order, where a reward wants them. `hops` is how many facts it goes
-    through, None where nothing tells.
+    """One question with its golden answers.
+
+    `supporting_titles` are the documents that hold the evidence, where that is known, and `supporting_passages` their
+    texts, in the same order, where a reward wants them. `hops` is how many facts it goes through, None where nothing
+    tells.
     """
 
     id: str

@@ -78,6 +78,13 @@ class Summary:
     by_hops: dict[int, SourceSummary] = field(default_factory=dict)
     macro: dict[str, Estimate] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The scores of all questions with their 95 % intervals, a line each."""
+        lines = [f"{self.overall.questions} questions, {self.overall.trajectories} trajectories"]
+        for name, one in self.overall.metrics.items():
+            lines.append(f"{name:<18} {one.mean:6.3f} [{one.low:.3f}, {one.high:.3f}]")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:

@@ -14,11 +14,13 @@ from tspo.retrieval.remote import RemoteRetriever
 
 _SEARXNG = "searxng+"
 _SERPER = "serper://"
+IN_PYTHON = "python:"
+"""Begins the place of a retriever that is an object of a Python program; the name of its class follows."""
 
 
 def is_remote(place: str) -> bool:
-    """Whether `place` is not a folder's path: http(s)://.., searxng+http(s)://.., or serper://."""
-    return place.startswith(("http://", "https://", f"{_SEARXNG}http://", f"{_SEARXNG}https://", _SERPER))
+    """Whether `place` is not a folder's path: http(s)://.., searxng+http(s)://.., serper://, or python:CLASS."""
+    return place.startswith(("http://", "https://", f"{_SEARXNG}http://", f"{_SEARXNG}https://", _SERPER, IN_PYTHON))
 
 
 def open_place(
@@ -39,7 +41,12 @@ def open_place(
 
 
 def open_remote(place: str, settings: CallSettings | None = None) -> RemoteRetriever:
-    """The retriever at a place that `is_remote`; raises BadInput for an address that is none."""
+    """The retriever at a place that `is_remote`; raises BadInput for an address that is none, and for python:CLASS."""
+    if place.startswith(IN_PYTHON):
+        raise BadInput(
+            f"rollout.retriever: {place} is an object of the Python program that began the run; go on there, or name "
+            "an index folder or a service"
+        )
     if importlib.util.find_spec("httpx") is None:
         raise BadInput(f"{place}: searching over HTTP needs httpx; pip install 'tspo[serve]'")
     if place.startswith(_SEARXNG):

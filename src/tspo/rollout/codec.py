@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tspo.errors import BadInput
-from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, PROMPT, neutralise, render_passages
+from tspo.protocol import INFORMATION_CLOSE, INFORMATION_OPEN, PROMPT, STOP_STRINGS, neutralise, render_passages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _QUESTION_MARK = "\u2063question\u2063"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+_CLOSED = re.compile("([a-z/<]*)>")
 
 
 class Codec:
@@ -55,9 +56,9 @@ class Codec:
         self._open = self._trusted(INFORMATION_OPEN)
         self._close = self._trusted(INFORMATION_CLOSE)
         self.eos_token_ids = frozenset([tokenizer.eos_token_id])
-        # Only a token with ">" in it can close a tag: the sampler need not decode after any other.
+        # The sampler need not decode after any other token.
         vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.closing_token_ids = frozenset(i for i, token in enumerate(vocabulary) if token and ">" in token)
+        self.closing_token_ids = frozenset(i for i, token in enumerate(vocabulary) if token and _may_close(token))
 
     def prompt(self, question: str) -> list[int]:
         """The token ids of the prompt that asks `question`."""
@@ -112,3 +113,12 @@ class Codec:
 
     def _trusted(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _may_close(token: str) -> bool:
+    """Whether a search or an answer may be closed in `token`: nothing before a ">" of its own says otherwise.
+
+    Only what stands for itself in every vocabulary counts: the byte "<0x3E>" is a ">" too.
+    """
+    tags = [stop.removesuffix(">") for stop in STOP_STRINGS]
+    return any(tag.endswith(end) or end.endswith(tag) for end in _CLOSED.findall(token) for tag in tags)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache
 
+from tspo.rollout.row_kernels import kernels_for
+
 BLOCK_ROWS = 16
-"""Rows that lie together and are read together, all as far as the longest of them."""
+"""Rows that lie together; products read them together, all as far as the longest of them."""
 
 _GRAIN = 64
 """A block's products take so many columns more at a time: in between they have one shape."""
@@ -19,40 +22,101 @@ _ROOM = 256
 """Columns by which a block grows in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """`count` tokens of one row that a forward pass brings; the row holds `start` tokens already."""
+class Piece(NamedTuple):
+    """`new` tokens of one row that a forward pass brings; the row holds `start` tokens already."""
 
     row: int
     start: int
-    count: int
+    new: int
 
     @property
     def end(self) -> int:
         """The row's length after the pass."""
-        return self.start + self.count
+        return self.start + self.new
 
 
 @dataclass(frozen=True, slots=True)
 class BlockPass:
-    """What a forward pass brings to one block, which uses `columns` then; `tokens` are its places in the pass.
+    """What a forward pass brings to one block, for plain operations; `tokens` are its places in the pass.
 
-    `rows` and `positions` (tokens,) say where in the block each token lies. Rows that get a single token are
-    computed together: `single` are their places in the pass, `single_rows` their rows, `single_ends` the rows' lengths
-    with it, and `unseen` (live rows, 1, 1, columns) takes what is past each row's end out of a softmax. `longer` are
-    the others, with their places.
+    `rows` and `columns` (tokens,) say where in the block each token lies. Rows that get a single token are computed
+    together: `single` are their places in the pass, `single_rows` their rows, and `unseen` (live rows, 1, 1, columns
+    in use) takes what is past each row's end out of a softmax.
     """
 
     block: int
-    columns: int
     tokens: slice
     rows: torch.Tensor
-    positions: torch.Tensor
+    columns: torch.Tensor
     single: torch.Tensor
     single_rows: torch.Tensor
-    single_ends: torch.Tensor
     unseen: torch.Tensor
-    longer: Sequence[tuple[Piece, slice]]
+
+
+class Pass:
+    """A forward pass of `pieces`, one flat sequence in the order of their rows.
+
+    `places` (tokens, 3) int64 says where each token lies: its block, its row in there, and its column, which is its
+    position. `in_use` are the columns that each block uses then.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], cache: RowCache, device: torch.device) -> None:
+        self.pieces: list[tuple[Piece, slice]] = []
+        """With their places in the pass."""
+        self._lengths: dict[int, list[int]] = {}
+        places: list[int] = []
+        at = 0
+        for piece in pieces:
+            self.pieces.append((piece, slice(at, at + piece.new)))
+            at += piece.new
+            block, row = divmod(piece.row, BLOCK_ROWS)
+            if block not in self._lengths:
+                self._lengths[block] = cache.lengths_in(block)
+            self._lengths[block][row] = piece.end
+            for column in range(piece.start, piece.end):
+                places += (block, row, column)
+        self.places = torch.tensor(places, device=device).view(-1, 3)
+        self.in_use = {block: cache.up_to(max(lengths), _GRAIN) for block, lengths in self._lengths.items()}
+        self._up_to: dict[int, torch.Tensor] = {}
+
+    def longer_than(self, count: int) -> list[tuple[Piece, slice]]:
+        """The pieces of more than `count` tokens."""
+        return [(piece, at) for piece, at in self.pieces if piece.new > count]
+
+    def tokens_up_to(self, count: int) -> torch.Tensor:
+        """The places (tokens,) in the pass of all tokens of the other pieces."""
+        if count not in self._up_to:
+            tokens = [token for piece, at in self.pieces if piece.new <= count for token in range(at.start, at.stop)]
+            self._up_to[count] = torch.tensor(tokens, dtype=torch.long, device=self.places.device)
+        return self._up_to[count]
+
+    @cached_property
+    def by_block(self) -> list[BlockPass]:
+        """The pass block by block."""
+        inside: dict[int, list[tuple[Piece, slice]]] = {}
+        for piece, at in self.pieces:
+            inside.setdefault(piece.row // BLOCK_ROWS, []).append((piece, at))
+        return [self._block_pass(block, pieces) for block, pieces in inside.items()]
+
+    def _block_pass(self, block: int, pieces: list[tuple[Piece, slice]]) -> BlockPass:
+        device = self.places.device
+        lengths = list(self._lengths[block])
+        while lengths[-1] == 0:  # rows past the last one in use
+            lengths.pop()
+        columns = self.in_use[block]
+        unseen = torch.zeros(len(lengths), columns)
+        unseen.masked_fill_(torch.arange(columns) >= torch.tensor(lengths)[:, None], -torch.inf)
+        tokens = slice(pieces[0][1].start, pieces[-1][1].stop)
+        single = [(piece.row % BLOCK_ROWS, at.start) for piece, at in pieces if piece.new == 1]
+        return BlockPass(
+            block,
+            tokens,
+            self.places[tokens, 1],
+            self.places[tokens, 2],
+            torch.tensor([at for _, at in single], dtype=torch.long, device=device),
+            torch.tensor([row for row, _ in single], dtype=torch.long, device=device),
+            unseen[:, None, None].to(device),
+        )
 
 
 class RowCache(Cache):
@@ -66,123 +130,131 @@ class RowCache(Cache):
     def __init__(self, rows: int, capacity: int) -> None:
         super().__init__(layers=[])
         self.capacity = capacity
-        self.passes: Sequence[BlockPass] = ()
-        """The pass under way, block by block."""
-        self._pieces: Sequence[Piece] = ()
+        self._pass: Pass | None = None
         self._lengths = [0] * rows
-        self._layers: list[dict[int, tuple[torch.Tensor, torch.Tensor]]] = []
+        self._layers: list[Layer] = []
 
     def place(self, pieces: Sequence[Piece], device: torch.device) -> torch.Tensor:
         """Say what the next forward pass brings; the positions (1, tokens) of its tokens."""
-        by_block: dict[int, list[Piece]] = {}
-        for piece in pieces:
-            by_block.setdefault(piece.row // BLOCK_ROWS, []).append(piece)
-        passes: list[BlockPass] = []
-        at = 0
-        for block, inside in by_block.items():
-            passes.append(self._pass_of(block, inside, at, device))
-            at = passes[-1].tokens.stop
-        self._pieces, self.passes = pieces, passes
-        return torch.cat([part.positions for part in passes])[None]
+        self._pass = Pass(pieces, self, device)
+        return self._pass.places[None, :, 2]
 
     def passed(self) -> None:
         """The pass went through: its rows hold its tokens. After one that failed they hold what they held."""
-        for piece in self._pieces:
+        assert self._pass is not None
+        for piece, _ in self._pass.pieces:
             self._lengths[piece.row] = piece.end
-
-    def _pass_of(self, block: int, pieces: Sequence[Piece], at: int, device: torch.device) -> BlockPass:
-        single: list[int] = []
-        longer: list[tuple[Piece, slice]] = []
-        rows: list[int] = []
-        lengths = self._lengths_in(block)
-        start = at
-        for piece in pieces:
-            row = piece.row % BLOCK_ROWS
-            rows += [row] * piece.count
-            lengths[row] = piece.end
-            if piece.count == 1:
-                single.append(at)
-            else:
-                longer.append((piece, slice(at, at + piece.count)))
-            at += piece.count
-        columns = self._up_to(lengths, _GRAIN)
-        while lengths[-1] == 0:  # rows past the last one in use
-            lengths.pop()
-        unseen = torch.zeros(len(lengths), columns)
-        unseen.masked_fill_(torch.arange(columns) >= torch.tensor(lengths)[:, None], -torch.inf)
-        return BlockPass(
-            block,
-            columns,
-            slice(start, at),
-            torch.tensor(rows, device=device),
-            torch.cat([torch.arange(piece.start, piece.end) for piece in pieces]).to(device),
-            torch.tensor(single, dtype=torch.long, device=device),
-            torch.tensor([rows[place - start] for place in single], dtype=torch.long, device=device),
-            torch.tensor([lengths[rows[place - start]] for place in single], dtype=torch.long, device=device),
-            unseen[:, None, None].to(device),
-            longer,
-        )
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Any, Any]:
-        """Store (1, heads, tokens, head size); the keys and the values of each block of `passes`."""
+        """Store (1, heads, tokens, head size); what `row_attention` attends to, as keys and as values."""
+        assert self._pass is not None
         if layer_idx == len(self._layers):
-            self._layers.append({})
-        stores = []
-        for part in self.passes:
-            keys, values = store = self._fit(layer_idx, part.block, part.columns, key_states, value_states)
-            keys[part.rows, :, :, part.positions] = key_states[0, :, part.tokens].transpose(0, 1)
-            values[part.rows, :, part.positions] = value_states[0, :, part.tokens].transpose(0, 1)
-            stores.append(store)
-        return [keys for keys, _ in stores], [values for _, values in stores]
+            self._layers.append(Layer(self, key_states, value_states))
+        layer = self._layers[layer_idx]
+        layer.store(self._pass, key_states, value_states)
+        stored = Stored(self._pass, layer)
+        return stored, stored
 
-    def copy_row(self, source: int, target: int) -> None:
-        """Make row `target` what row `source` is."""
-        length = self._lengths[target] = self._lengths[source]
+    @torch.inference_mode()
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Make row `target` the first `length` tokens of row `source`."""
+        self._lengths[target] = length
         if length == 0:  # its block may not be there yet
             return
-        (from_block, from_row), (to_block, to_row) = divmod(source, BLOCK_ROWS), divmod(target, BLOCK_ROWS)
-        columns = max(self._lengths_in(to_block))
-        for layer, blocks in enumerate(self._layers):
-            keys, values = blocks[from_block]
-            to_keys, to_values = self._fit(layer, to_block, columns, keys.transpose(2, 3), values)
-            to_keys[to_row, :, :, :length] = keys[from_row, :, :, :length]
-            to_values[to_row, :, :length] = values[from_row, :, :length]
+        columns = max(self.lengths_in(target // BLOCK_ROWS))
+        for layer in self._layers:
+            layer.copy_row(source, target, length, columns)
 
     def clear_row(self, row: int) -> None:
         """Forget what `row` holds."""
         self._lengths[row] = 0
 
-    def _lengths_in(self, block: int) -> list[int]:
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that all rows make."""
+        return -(-len(self._lengths) // BLOCK_ROWS)
+
+    def rows_in(self, block: int) -> int:
+        """How many rows a block has."""
+        return min(BLOCK_ROWS, len(self._lengths) - block * BLOCK_ROWS)
+
+    def lengths_in(self, block: int) -> list[int]:
+        """The lengths of a block's rows."""
         return self._lengths[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
 
-    def _up_to(self, lengths: Sequence[int], grain: int) -> int:
+    def up_to(self, length: int, grain: int) -> int:
         """Columns for rows that are so long, in whole grains."""
-        return min(-(-max(lengths) // grain) * grain, self.capacity)
-
-    def _fit(
-        self, layer: int, block: int, columns: int, keys_like: torch.Tensor, values_like: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A block's keys and values with so many columns at least, and no more than there is use for."""
-        stored = self._layers[layer].get(block)
-        held = 0 if stored is None else stored[1].shape[2]
-        if stored is None or not columns <= held < columns + 2 * _ROOM:
-            columns = self._up_to([columns], _ROOM)
-            rows = min(BLOCK_ROWS, len(self._lengths) - block * BLOCK_ROWS)
-            heads, size = keys_like.shape[1], keys_like.shape[3]
-            keys = keys_like.new_empty(rows, heads, size, columns)
-            values = values_like.new_empty(rows, heads, columns, values_like.shape[3])
-            kept = min(columns, held)
-            if stored is not None:
-                keys[..., :kept] = stored[0][..., :kept]
-                values[:, :, :kept] = stored[1][:, :, :kept]
-            # zeros: what no row has written yet is multiplied by 0, which only finite numbers survive
-            keys[..., kept:] = 0
-            values[:, :, kept:] = 0
-            stored = self._layers[layer][block] = keys, values
-        return stored
+        return min(-(-length // grain) * grain, self.capacity)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Not used to place anything: positions are given with each forward pass."""
         return 0
+
+
+class Layer:
+    """The blocks of one layer, of the sizes and the type that its first keys and values have."""
+
+    def __init__(self, cache: RowCache, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self._cache = cache
+        self._dtype, self._device = key_states.dtype, key_states.device
+        self.key_heads, self.size = key_states.shape[1::2]
+        self.value_size = value_states.shape[3]
+        self.kernels = kernels_for(key_states, value_states)
+        self.blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.table = torch.zeros(cache.num_blocks, 3, dtype=torch.long)
+        """Of each block the addresses of its keys and of its values, and its columns: what kernels are told."""
+
+    def store(self, bringing: Pass, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Put (1, heads, tokens, head size) where the pass says."""
+        for block, columns in bringing.in_use.items():
+            self._fit(block, columns)
+        if self.kernels is not None:
+            self.kernels.store(key_states[0], value_states[0], self.table, bringing.places)
+            return
+        for part in bringing.by_block:
+            keys, values = self.blocks[part.block]
+            keys[part.rows, :, :, part.columns] = key_states[0, :, part.tokens].transpose(0, 1)
+            values[part.rows, :, part.columns] = value_states[0, :, part.tokens].transpose(0, 1)
+
+    def copy_row(self, source: int, target: int, length: int, columns: int) -> None:
+        """See `RowCache`; the target's block has `columns` columns at least then."""
+        (from_block, from_row), (to_block, to_row) = divmod(source, BLOCK_ROWS), divmod(target, BLOCK_ROWS)
+        self._fit(to_block, columns)
+        if self.kernels is not None:
+            sizes = self.key_heads, self.size, self.value_size
+            self.kernels.copy_row(self.table, (from_block, from_row), (to_block, to_row), length, *sizes)
+            return
+        keys, values = self.blocks[from_block]
+        to_keys, to_values = self.blocks[to_block]
+        to_keys[to_row, :, :, :length] = keys[from_row, :, :, :length]
+        to_values[to_row, :, :length] = values[from_row, :, :length]
+
+    def _fit(self, block: int, columns: int) -> None:
+        """Give a block so many columns at least, and no more than there is use for."""
+        stored = self.blocks.get(block)
+        held = 0 if stored is None else stored[1].shape[2]
+        if columns <= held < columns + 2 * _ROOM:
+            return
+        columns = self._cache.up_to(columns, _ROOM)
+        rows = self._cache.rows_in(block)
+        keys = torch.empty(rows, self.key_heads, self.size, columns, dtype=self._dtype, device=self._device)
+        values = torch.empty(rows, self.key_heads, columns, self.value_size, dtype=self._dtype, device=self._device)
+        kept = min(columns, held)
+        if stored is not None:
+            keys[..., :kept] = stored[0][..., :kept]
+            values[:, :, :kept] = stored[1][:, :, :kept]
+        # zeros: what no row has written yet is multiplied by 0, which only finite numbers survive
+        keys[..., kept:] = 0
+        values[:, :, kept:] = 0
+        self.blocks[block] = keys, values
+        self.table[block] = torch.tensor([keys.data_ptr(), values.data_ptr(), columns])
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a layer attends to in a pass: its blocks, the pass's own tokens among them."""
+
+    bringing: Pass
+    layer: Layer

@@ -97,8 +97,9 @@ def _converted(file: Path) -> Path:
     try:
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-        # A model read from GGUF counts as quantized; only a fresh one of the same shape can be saved as it is.
-        del model.config.quantization_config
+        # Newer transformers take a model read from GGUF for a quantized one, which cannot be saved as it is.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
         fresh = type(model)(model.config)
         fresh.load_state_dict(model.state_dict())
         fresh.save_pretrained(part)

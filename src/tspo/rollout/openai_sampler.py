@@ -18,7 +18,7 @@ from tspo.retrieval.base import RetrieverError, RetrieverGone
 from tspo.retrieval.call_settings import CallSettings
 from tspo.retrieval.http_calls import HttpCalls, Malformed, Refused, checked_address, read_json
 from tspo.rollout.codec import Codec
-from tspo.rollout.sampler import Sampled
+from tspo.rollout.sampler import GREEDY, Sampled, SamplingOptions
 from tspo.rollout.turns import turn_end
 from tspo.rollout.whole_context import Context, WholeContextSampler, flat
 
@@ -29,11 +29,11 @@ _PATIENCE = 60.0
 class OpenAISampler(WholeContextSampler):
     """A `Sampler` on the model that the server at `url` (up to and with /v1) calls `model`.
 
-    `rows` calls at most are under way, each of at most `timeout_seconds`, retries and all. `temperature` 0 is
-    greedy. With `chat` it is asked in messages, for servers that have no other way; the codec must leave the chat
-    template to the server then. `body` adds fields to each request; one that is None is left out. Equal seeds sample
-    equal texts where the server heeds seeds. Log-probabilities are as it reports them; None where it reports none, or
-    no token ids.
+    `rows` calls at most are under way, each of at most `timeout_seconds`, retries and all. With `chat` it is asked in
+    messages, for servers that have no other way; the codec must leave the chat template to the server then. `body` adds
+    fields to each request; one that is None is left out. Equal seeds sample equal texts where the server heeds seeds,
+    and tokens are left out where it heeds top_k and min_p, as vLLM and SGLang do. Log-probabilities are as it reports
+    them; None where it reports none, or no token ids.
     Raises BadInput for an address that is none and a key that is not there; so does a turn that gets no answer.
     """
 
@@ -45,13 +45,13 @@ class OpenAISampler(WholeContextSampler):
         model: str,
         rows: int,
         capacity: int,
-        temperature: float = 0.0,
+        sampling: SamplingOptions = GREEDY,
         chat: bool = False,
         body: Mapping[str, Any] | None = None,
         api_key_variable: str | None = None,
         timeout_seconds: float = 600.0,
     ) -> None:
-        super().__init__(codec, rows=rows, capacity=capacity, temperature=temperature, name="openai")
+        super().__init__(codec, rows=rows, capacity=capacity, sampling=sampling, name="openai")
         self._model = model
         self._chat = chat
         self._body = dict(body or {})
@@ -86,8 +86,8 @@ class OpenAISampler(WholeContextSampler):
         body = {
             "model": self._model,
             "max_tokens": max_tokens,
-            "temperature": self.temperature,
-            "top_p": 1.0,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
             "seed": seed,
             "stop": list(STOP_STRINGS),
             **(self._asked_in_messages(context) if self._chat else self._asked_in_tokens(context)),
@@ -110,8 +110,8 @@ class OpenAISampler(WholeContextSampler):
             "prompt": flat(context),
             "logprobs": 1,
             # Beyond OpenAI's own: vLLM and SGLang heed them, others pass over them.
-            "top_k": -1,
-            "min_p": 0.0,
+            "top_k": self.sampling.top_k or -1,
+            "min_p": self.sampling.min_p,
             "repetition_penalty": 1.0,
             "stop_token_ids": sorted(self.codec.eos_token_ids),
             "include_stop_str_in_output": True,
@@ -122,12 +122,13 @@ class OpenAISampler(WholeContextSampler):
     def _asked_in_messages(self, context: Context) -> dict[str, Any]:
         # Text from outside holds no special token but the prompt's first; that one is the server's business.
         decode = self.codec.tokenizer.decode
-        return {
-            "messages": [
-                {"role": "assistant" if i % 2 else "user", "content": decode(piece, skip_special_tokens=True)}
-                for i, piece in enumerate(context)
-            ]
-        }
+        messages = [
+            {"role": "assistant" if i % 2 else "user", "content": decode(piece, skip_special_tokens=True)}
+            for i, piece in enumerate(context)
+        ]
+        # Servers that know OpenAI's own fields alone refuse others: they are said where they are asked for.
+        beyond = {"top_k": self.sampling.top_k, "min_p": self.sampling.min_p}
+        return {"messages": messages, **{name: value for name, value in beyond.items() if value}}
 
 
 def read_completion(reply: bytes, max_tokens: int, codec: Codec) -> Sampled:

@@ -5,85 +5,77 @@ Query heads that share a key head are put together, so that each key is read onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
-from tspo.rollout.kv_cache import BLOCK_ROWS, BlockPass, RowCache
-from tspo.rollout.row_kernels import RowKernels, fits_kernels, row_kernels
+from tspo.rollout.kv_cache import BLOCK_ROWS, BlockPass, Stored
+from tspo.rollout.row_kernels import RowKernels
 
-_NAME = "tspo_rows"
+NAME = "tspo_rows"
+"""The attention's name in transformers."""
+
+_SHORT = 64
+"""Tokens of a piece from which kernels attend one by one, at most; those of longer ones are put into products."""
 
 _LATER = 512
 """Tokens of a prefill whose scores are held at once, at most."""
-
-_cache: ContextVar[RowCache] = ContextVar("cache")
-
-
-@contextmanager
-def attention_to_rows(model: PreTrainedModel, rows: RowCache) -> Iterator[None]:
-    """While the block runs, `model` attends to `rows`."""
-    usual = model.config._attn_implementation
-    token = _cache.set(rows)
-    model.config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = usual
-        _cache.reset(token)
 
 
 def row_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    keys: Sequence[torch.Tensor],
-    values: Sequence[torch.Tensor],
+    keys: Stored,
+    values: Stored,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of `query` (1, heads, tokens, size) to the blocks of a RowCache that the pass under way is for.
+    """Attention of `query` (1, heads, tokens, size) to what a RowCache holds in the pass under way.
 
     Each token sees its own row up to itself. Returns (1, tokens, heads, size); no mask and no dropout.
     """
+    layer, bringing = keys.layer, keys.bringing
     heads, tokens, size = query.shape[1:]
-    key_heads, value_size = values[0].shape[1], values[0].shape[3]
-    group = heads // key_heads
-    scaled = query[0] * (size**-0.5 if scaling is None else scaling)
-    grouped = scaled.view(key_heads, group, tokens, size)
-    output = query.new_empty(tokens, heads, value_size)
-    grouped_output = output.view(tokens, key_heads, group, value_size).permute(1, 2, 0, 3)
-    kernels = row_kernels() if fits_kernels(query) else None
-    for part, block_keys, block_values in zip(_cache.get().passes, keys, values, strict=True):
-        if kernels is not None:
-            kernels.decode(scaled, block_keys, block_values, part, output)
-        elif len(part.single):
-            at = part.single if part.longer else part.tokens
-            grouped_output[:, :, at] = plain_decode(grouped[:, :, at], block_keys, block_values, part)
-        for piece, at in part.longer:
-            row = piece.row % BLOCK_ROWS
-            _prefill(
-                grouped[:, :, at], block_keys[row], block_values[row], piece.start, grouped_output[:, :, at], kernels
-            )
+    scaling = size**-0.5 if scaling is None else scaling
+    output = query.new_empty(tokens, heads, layer.value_size)
+    if layer.kernels is not None:
+        attended = _SHORT
+        tokens_alone = bringing.tokens_up_to(_SHORT)
+        layer.kernels.decode(query[0], layer.table, bringing.places, tokens_alone, layer.key_heads, scaling, output)
+    else:
+        attended = 1
+        _decode(query[0] * scaling, keys, output)
+    for piece, at in bringing.longer_than(attended):
+        block, row = divmod(piece.row, BLOCK_ROWS)
+        block_keys, block_values = layer.blocks[block]
+        _prefill(query[0, :, at] * scaling, block_keys[row], block_values[row], piece.start, output[at], layer.kernels)
     return output[None], None
 
 
+def _decode(query: torch.Tensor, keys: Stored, output: torch.Tensor) -> None:
+    """The rows that get a single token; `query` (heads, tokens, size), scaled, and `output` are of the whole pass."""
+    heads, tokens, size = query.shape
+    key_heads = keys.layer.key_heads
+    grouped = query.view(key_heads, heads // key_heads, tokens, size).permute(2, 0, 1, 3)
+    grouped_output = output.view(tokens, key_heads, heads // key_heads, -1)
+    for part in keys.bringing.by_block:
+        if len(part.single):
+            grouped_output[part.single] = plain_decode(grouped[part.single], *keys.layer.blocks[part.block], part)
+
+
 def plain_decode(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, part: BlockPass) -> torch.Tensor:
-    """One token a row of a block; `query` and the result are (key heads, heads a key head, rows, size)."""
-    live = len(part.unseen)
+    """One token a row of a block; `query` and the result are (rows, key heads, heads a key head, size)."""
+    live, columns = part.unseen.shape[::3]
     waiting = len(part.single) < live
-    asked = query.permute(2, 0, 1, 3)
     if waiting:  # a product of the whole block needs no copy of its keys
-        asked = asked.new_zeros(live, *asked.shape[1:]).index_copy_(0, part.single_rows, asked)
-    scores = torch.matmul(asked, keys[:live, :, :, : part.columns])
+        query = query.new_zeros(live, *query.shape[1:]).index_copy_(0, part.single_rows, query)
+    scores = torch.matmul(query, keys[:live, :, :, :columns])
     scores += part.unseen
-    attended = torch.matmul(scores.softmax(-1), values[:live, :, : part.columns])
-    return (attended[part.single_rows] if waiting else attended).permute(1, 2, 0, 3)
+    attended = torch.matmul(scores.softmax(-1), values[:live, :, :columns])
+    return attended[part.single_rows] if waiting else attended
 
 
 def _prefill(
@@ -94,14 +86,15 @@ def _prefill(
     output: torch.Tensor,
     kernels: RowKernels | None,
 ) -> None:
-    """Tokens of one row from `start` on; `query` and `output` (key heads, heads a key head, tokens, size)."""
-    key_heads, group, tokens, size = query.shape
+    """Tokens of one row from `start` on; `query` (heads, tokens, size), scaled, and `output` (tokens, heads, size)."""
+    key_heads, size = keys.shape[:2]
+    heads, tokens = query.shape[:2]
     for first in range(0, tokens, _LATER):
         last = min(first + _LATER, tokens)
         end = start + last
-        asked = query[:, :, first:last].reshape(key_heads, -1, size)
+        asked = query[:, first:last].reshape(key_heads, -1, size)
         scores = torch.bmm(asked, keys[:, :, :end])
-        by_head = scores.view(key_heads * group, last - first, end)
+        by_head = scores.view(heads, last - first, end)
         if kernels is not None:
             kernels.causal_softmax(by_head, start + first + 1)
         else:
@@ -109,7 +102,7 @@ def _prefill(
             by_head[..., start + first :] += later[: last - first, : last - first]
             scores = scores.softmax(-1)
         attended = torch.bmm(scores, values[:, :end])
-        output[:, :, first:last] = attended.view(key_heads, group, last - first, -1)
+        output[first:last] = attended.view(heads, last - first, -1).transpose(0, 1)
 
 
 @cache
@@ -118,4 +111,4 @@ def _later_tokens(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.full((_LATER, _LATER), -torch.inf, dtype=dtype, device=device).triu(1)
 
 
-AttentionInterface.register(_NAME, row_attention)
+AttentionInterface.register(NAME, row_attention)

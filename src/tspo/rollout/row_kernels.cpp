@@ -1,5 +1,6 @@
-// Attention in bfloat16 on a CPU, where plain products read a cache at half the speed of its memory and a softmax
-// passes over its scores three times. Sums are kept in float. row_kernels.py compiles this where it is used.
+// Attention to the rows of a cache on a CPU, where plain operations cost more than what they compute: those of small
+// models by their number, those in bfloat16 by reading a cache at half the speed of its memory. Sums are kept in float.
+// row_kernels.py compiles this where it is used.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -8,9 +9,11 @@
 namespace {
 
 using bfloat16 = uint16_t;
-constexpr int64_t LINE = 64 / sizeof(bfloat16);  // numbers of a cache line
-constexpr int64_t TILE = 256;                    // columns whose scores stay in the nearest cache
-constexpr int64_t AHEAD = 16;                    // values fetched before they are needed
+constexpr int64_t LINE = 64;        // bytes of a cache line
+constexpr int64_t WIDTH = 32;       // sums that stay in registers
+constexpr int64_t WORTH = 1 << 15;  // multiplications that are worth a second thread
+
+inline float wide(float x) { return x; }
 
 inline float wide(bfloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x) << 16;
@@ -19,10 +22,12 @@ inline float wide(bfloat16 x) {
   return value;
 }
 
-inline bfloat16 narrow(float value) {  // to the nearest, ties to even
+inline void narrow(float value, float* place) { *place = value; }
+
+inline void narrow(float value, bfloat16* place) {  // to the nearest, ties to even
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<bfloat16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  *place = static_cast<bfloat16>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 // e^x for x <= 0 to a relative 1e-7, in operations that every compiler turns into vector code (Cephes, expf).
@@ -57,92 +62,197 @@ inline float exponentials(float* scores, int64_t count) {
   return sum;
 }
 
-// scores (group, columns) += query (group, size) x keys (size, columns), as far as `end`; four rows of keys at a time.
-void add_scores(const bfloat16* query, int64_t head_stride, const bfloat16* keys, int64_t group, int64_t size,
-                int64_t columns, int64_t end, float* scores) {
-  for (int64_t d = 0; d < size; d += 4) {
-    const bfloat16 *k0 = keys + d * columns, *k1 = k0 + columns, *k2 = k1 + columns, *k3 = k2 + columns;
-    for (int64_t first = 0; first < end; first += TILE) {
-      const int64_t last = first + TILE < end ? first + TILE : end;
-      for (int64_t row = 4; row < 8; ++row)
-        for (int64_t c = first; c < last; c += LINE) __builtin_prefetch(k0 + row * columns + c);
-      for (int64_t g = 0; g < group; ++g) {
-        const bfloat16* q = query + g * head_stride + d;
-        const float q0 = wide(q[0]), q1 = wide(q[1]), q2 = wide(q[2]), q3 = wide(q[3]);
-        float* s = scores + g * columns;
+// sums (WIDTH) = factors (count) x rows (count, WIDTH), whose beginnings are `stride` apart. The sums stay in registers,
+// and four rows at a time make the chain of additions short.
+template <class T>
+inline void sum_rows(const float* factors, const T* rows, int64_t stride, int64_t count, float* sums) {
+  float mine[WIDTH];
+  for (int64_t j = 0; j < WIDTH; ++j) mine[j] = 0;
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    const T *r0 = rows + i * stride, *r1 = r0 + stride, *r2 = r1 + stride, *r3 = r2 + stride;
+    for (int64_t ahead = 4; ahead < 8; ++ahead)
+      for (int64_t j = 0; j < WIDTH; j += LINE / sizeof(T)) __builtin_prefetch(r0 + ahead * stride + j);
+    const float f0 = factors[i], f1 = factors[i + 1], f2 = factors[i + 2], f3 = factors[i + 3];
 #pragma omp simd
-        for (int64_t c = first; c < last; ++c)
-          s[c] += q0 * wide(k0[c]) + q1 * wide(k1[c]) + q2 * wide(k2[c]) + q3 * wide(k3[c]);
-      }
-    }
+    for (int64_t j = 0; j < WIDTH; ++j)
+      mine[j] += f0 * wide(r0[j]) + f1 * wide(r1[j]) + f2 * wide(r2[j]) + f3 * wide(r3[j]);
+  }
+  for (; i < count; ++i)
+#pragma omp simd
+    for (int64_t j = 0; j < WIDTH; ++j) mine[j] += factors[i] * wide(rows[i * stride + j]);
+  for (int64_t j = 0; j < WIDTH; ++j) sums[j] = mine[j];
+}
+
+// sums (width) = factors (count) x rows (count, width), whose beginnings are `stride` apart; as far as `room` there are
+// numbers in rows, and places in sums.
+template <class T>
+void product(const float* factors, const T* rows, int64_t stride, int64_t count, int64_t width, int64_t room,
+             float* sums) {
+  int64_t first = 0;
+  for (; first < width && first + WIDTH <= room; first += WIDTH)
+    sum_rows(factors, rows + first, stride, count, sums + first);
+  if (first >= width) return;
+  for (int64_t j = first; j < width; ++j) sums[j] = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const T* row = rows + i * stride;
+    for (int64_t j = first; j < width; ++j) sums[j] += factors[i] * wide(row[j]);
   }
 }
 
-// attended (group, size) += weights (group, columns) x values (columns, size), as far as `end`.
-void add_values(const float* weights, const bfloat16* values, int64_t group, int64_t size, int64_t columns, int64_t end,
-                float* attended) {
-  int64_t c = 0;
-  for (; c + 4 <= end; c += 4) {
-    const bfloat16 *v0 = values + c * size, *v1 = v0 + size, *v2 = v1 + size, *v3 = v2 + size;
-    for (int64_t d = 0; d < 4 * size; d += LINE) __builtin_prefetch(v0 + AHEAD * size + d);
-    for (int64_t g = 0; g < group; ++g) {
-      const float* w = weights + g * columns + c;
-      float* out = attended + g * size;
-#pragma omp simd
-      for (int64_t d = 0; d < size; ++d)
-        out[d] += w[0] * wide(v0[d]) + w[1] * wide(v1[d]) + w[2] * wide(v2[d]) + w[3] * wide(v3[d]);
+// A block of a cache: keys (rows, key heads, size, columns) and values (rows, key heads, columns, value size).
+template <class T>
+struct Block {
+  T* keys;
+  T* values;
+  int64_t columns;
+};
+
+// Where a token lies: in this column of this row of this block. It sees its row up to itself.
+struct Place {
+  int64_t block, row, column;
+};
+
+template <class T>
+void store(const T* keys, int64_t key_token_stride, int64_t key_head_stride, const T* values,
+           int64_t value_token_stride, int64_t value_head_stride, const Block<T>* blocks, const Place* places,
+           int64_t tokens, int64_t key_heads, int64_t size, int64_t value_size) {
+#pragma omp parallel for if (tokens * key_heads * size > WORTH)
+  for (int64_t head = 0; head < key_heads; ++head)
+    for (int64_t t = 0; t < tokens; ++t) {
+      const Block<T>& block = blocks[places[t].block];
+      const int64_t at = places[t].row * key_heads + head, column = places[t].column;
+      const T* key = keys + t * key_token_stride + head * key_head_stride;
+      T* key_place = block.keys + at * size * block.columns + column;
+      for (int64_t d = 0; d < size; ++d) key_place[d * block.columns] = key[d];
+      std::memcpy(block.values + (at * block.columns + column) * value_size,
+                  values + t * value_token_stride + head * value_head_stride, value_size * sizeof(T));
     }
-  }
-  for (; c < end; ++c)
-    for (int64_t g = 0; g < group; ++g)
-      for (int64_t d = 0; d < size; ++d) attended[g * size + d] += weights[g * columns + c] * wide(values[c * size + d]);
 }
 
-}  // namespace
-
-// Attention of `count` tokens, each of a row of its own, to the first `ends` columns of their rows.
-// query (tokens, heads, size) with strides; keys (rows, key heads, size, columns); values (rows, key heads, columns,
-// value size); out (tokens, heads, value size). Heads are key heads x group. `size` is a multiple of 4.
-extern "C" void decode(const bfloat16* query, int64_t token_stride, int64_t head_stride, const bfloat16* keys,
-                       const bfloat16* values, bfloat16* out, const int64_t* tokens, const int64_t* rows,
-                       const int64_t* ends, int64_t count, int64_t key_heads, int64_t group, int64_t size,
-                       int64_t value_size, int64_t columns) {
-#pragma omp parallel
+template <class T>
+void decode(const T* query, int64_t token_stride, int64_t head_stride, const Block<T>* blocks, const Place* places,
+            const int64_t* tokens, int64_t count, T* out, int64_t key_heads, int64_t group, int64_t size,
+            int64_t value_size, float scale) {
+  int64_t most = 0, work = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const Place& place = places[tokens[i]];
+    const int64_t columns = blocks[place.block].columns;
+    most = columns > most ? columns : most;
+    work += (place.column + 1) * key_heads * group * (size + value_size);
+  }
+#pragma omp parallel if (work > WORTH)
   {
-    std::vector<float> scores(group * columns), attended(group * value_size);
-#pragma omp for schedule(dynamic)
+    std::vector<float> asked(size), weights(most), attended(value_size);
+#pragma omp for schedule(dynamic, 4)
     for (int64_t task = 0; task < count * key_heads; ++task) {
-      const int64_t at = task / key_heads, head = task % key_heads, store = rows[at] * key_heads + head;
-      scores.assign(scores.size(), 0.0f);
-      attended.assign(attended.size(), 0.0f);
-      add_scores(query + tokens[at] * token_stride + head * group * head_stride, head_stride,
-                 keys + store * size * columns, group, size, columns, ends[at], scores.data());
-      bfloat16* place = out + (tokens[at] * key_heads + head) * group * value_size;
-      std::vector<float>& weights = scores;
+      const int64_t token = tokens[task / key_heads], head = task % key_heads;
+      const Place& place = places[token];
+      const Block<T>& block = blocks[place.block];
+      const int64_t at = place.row * key_heads + head, columns = block.columns, end = place.column + 1;
+      const T* keys = block.keys + at * size * columns;
+      const T* values = block.values + at * columns * value_size;
       for (int64_t g = 0; g < group; ++g) {
-        const float share = 1.0f / exponentials(weights.data() + g * columns, ends[at]);
-        for (int64_t c = 0; c < ends[at]; ++c) weights[g * columns + c] *= share;
+        const T* q = query + token * token_stride + (head * group + g) * head_stride;
+        for (int64_t d = 0; d < size; ++d) asked[d] = scale * wide(q[d]);
+        product(asked.data(), keys, columns, size, end, columns, weights.data());
+        const float share = 1.0f / exponentials(weights.data(), end);
+        product(weights.data(), values, value_size, end, value_size, value_size, attended.data());
+        T* mine = out + ((token * key_heads + head) * group + g) * value_size;
+        for (int64_t i = 0; i < value_size; ++i) narrow(attended[i] * share, mine + i);
       }
-      add_values(weights.data(), values + store * columns * value_size, group, value_size, columns, ends[at],
-                 attended.data());
-      for (int64_t i = 0; i < group * value_size; ++i) place[i] = narrow(attended[i]);
     }
   }
 }
 
-// Softmax in place of scores (heads, tokens, columns), of which token t sees the first `seen` + t.
-extern "C" void causal_softmax(bfloat16* scores, int64_t heads, int64_t tokens, int64_t columns, int64_t seen) {
-#pragma omp parallel
+template <class T>
+void causal_softmax(T* scores, int64_t heads, int64_t tokens, int64_t columns, int64_t seen) {
+#pragma omp parallel if (heads * tokens * columns > WORTH)
   {
     std::vector<float> row(columns);
 #pragma omp for
     for (int64_t i = 0; i < heads * tokens; ++i) {
-      bfloat16* place = scores + i * columns;
+      T* place = scores + i * columns;
       const int64_t end = seen + i % tokens;
       for (int64_t c = 0; c < end; ++c) row[c] = wide(place[c]);
       const float share = 1.0f / exponentials(row.data(), end);
-      for (int64_t c = 0; c < end; ++c) place[c] = narrow(row[c] * share);
-      std::memset(place + end, 0, (columns - end) * sizeof(bfloat16));
+      for (int64_t c = 0; c < end; ++c) narrow(row[c] * share, place + c);
+      std::memset(place + end, 0, (columns - end) * sizeof(T));
     }
   }
 }
+
+template <class T>
+void copy_row(const Block<T>* blocks, int64_t from_block, int64_t from_row, int64_t to_block, int64_t to_row,
+              int64_t length, int64_t key_heads, int64_t size, int64_t value_size) {
+  const Block<T>&from = blocks[from_block], &to = blocks[to_block];
+  for (int64_t head = 0; head < key_heads; ++head) {
+    const int64_t source = from_row * key_heads + head, target = to_row * key_heads + head;
+    for (int64_t d = 0; d < size; ++d)
+      std::memcpy(to.keys + (target * size + d) * to.columns, from.keys + (source * size + d) * from.columns,
+                  length * sizeof(T));
+    std::memcpy(to.values + target * to.columns * value_size, from.values + source * from.columns * value_size,
+                length * value_size * sizeof(T));
+  }
+}
+
+template <class T>
+void rms_norm(const T* states, const T* weight, T* out, int64_t rows, int64_t size, float eps) {
+#pragma omp parallel for if (rows * size > WORTH)
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* x = states + row * size;
+    T* y = out + row * size;
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < size; ++i) squares += wide(x[i]) * wide(x[i]);
+    const float scale = 1.0f / std::sqrt(squares / size + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) {
+      T normed;  // rounded before it is weighted, as transformers does it
+      narrow(wide(x[i]) * scale, &normed);
+      narrow(wide(normed) * wide(weight[i]), y + i);
+    }
+  }
+}
+
+}  // namespace
+
+// For each type: strides are in numbers, and the last one of each tensor is 1.
+//
+// store: keys and values (tokens, key heads, size) to their places.
+// decode: attention of `count` tokens, named by their places in the pass, to their rows up to themselves; query (tokens,
+// heads, size) and out (tokens, heads, value size) are of the whole pass. Heads are key heads x group. `size` is a
+// multiple of 4.
+// causal_softmax: in place, of scores (heads, tokens, columns), of which token t sees the first `seen` + t.
+// copy_row: the first `length` columns of a row, to another row.
+// rms_norm: of states (rows, size), weighted by weight (size).
+#define KERNELS(T, NAME)                                                                                              \
+  extern "C" void store_##NAME(const T* keys, int64_t key_token_stride, int64_t key_head_stride, const T* values,     \
+                               int64_t value_token_stride, int64_t value_head_stride, const void* blocks,             \
+                               const void* places, int64_t tokens, int64_t key_heads, int64_t size,                   \
+                               int64_t value_size) {                                                                  \
+    store(keys, key_token_stride, key_head_stride, values, value_token_stride, value_head_stride,                     \
+          static_cast<const Block<T>*>(blocks), static_cast<const Place*>(places), tokens, key_heads, size,           \
+          value_size);                                                                                                \
+  }                                                                                                                   \
+  extern "C" void decode_##NAME(const T* query, int64_t token_stride, int64_t head_stride, const void* blocks,        \
+                                const void* places, const int64_t* tokens, int64_t count, T* out, int64_t key_heads,  \
+                                int64_t group, int64_t size, int64_t value_size, float scale) {                       \
+    decode(query, token_stride, head_stride, static_cast<const Block<T>*>(blocks), static_cast<const Place*>(places), \
+           tokens, count, out, key_heads, group, size, value_size, scale);                                            \
+  }                                                                                                                   \
+  extern "C" void causal_softmax_##NAME(T* scores, int64_t heads, int64_t tokens, int64_t columns, int64_t seen) {    \
+    causal_softmax(scores, heads, tokens, columns, seen);                                                             \
+  }                                                                                                                   \
+  extern "C" void copy_row_##NAME(const void* blocks, int64_t from_block, int64_t from_row, int64_t to_block,          \
+                                  int64_t to_row, int64_t length, int64_t key_heads, int64_t size,                    \
+                                  int64_t value_size) {                                                               \
+    copy_row(static_cast<const Block<T>*>(blocks), from_block, from_row, to_block, to_row, length, key_heads, size,   \
+             value_size);                                                                                             \
+  }                                                                                                                   \
+  extern "C" void rms_norm_##NAME(const T* states, const T* weight, T* out, int64_t rows, int64_t size, float eps) {  \
+    rms_norm(states, weight, out, rows, size, eps);                                                                   \
+  }
+
+KERNELS(float, float32)
+KERNELS(bfloat16, bfloat16)

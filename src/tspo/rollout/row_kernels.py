@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,78 +18,143 @@ from pathlib import Path
 import torch
 
 from tspo.cache_folder import cache_dir
-from tspo.rollout.kv_cache import BlockPass
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+
 _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
+_ARGUMENTS = {
+    "store": [_POINTER, _NUMBER, _NUMBER] * 2 + [_POINTER] * 2 + [_NUMBER] * 4,
+    "decode": [_POINTER, _NUMBER, _NUMBER] + [_POINTER] * 3 + [_NUMBER, _POINTER] + [_NUMBER] * 4 + [ctypes.c_float],
+    "causal_softmax": [_POINTER] + [_NUMBER] * 4,
+    "copy_row": [_POINTER] + [_NUMBER] * 8,
+    "rms_norm": [_POINTER] * 3 + [_NUMBER] * 2 + [ctypes.c_float],
+}
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RowKernels:
-    """Attention in bfloat16 on a CPU, as fast as its memory is read; sums are kept in float32."""
+    """Work on the rows of a cache in one type of numbers; sums are kept in float32.
 
-    library: ctypes.CDLL
+    `table` (blocks, 3) has of each block the addresses of its keys (rows, key heads, size, columns) and of its values
+    (rows, key heads, columns, value size), and its columns. `places` (tokens, 3) has of each token of a pass its block,
+    its row in there and its column. Both are int64.
+    """
+
+    functions: dict[str, Callable[..., None]]
+
+    def store(self, keys: torch.Tensor, values: torch.Tensor, table: torch.Tensor, places: torch.Tensor) -> None:
+        """Put the keys and the values (key heads, tokens, size) of a pass in their places."""
+        keys, values = _heads_whole(keys), _heads_whole(values)
+        self.functions["store"](
+            keys.data_ptr(),
+            keys.stride(1),
+            keys.stride(0),
+            values.data_ptr(),
+            values.stride(1),
+            values.stride(0),
+            table.data_ptr(),
+            places.data_ptr(),
+            len(places),
+            keys.shape[0],
+            keys.shape[2],
+            values.shape[2],
+        )
 
     def decode(
         self,
         query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        part: BlockPass,
+        table: torch.Tensor,
+        places: torch.Tensor,
+        tokens: torch.Tensor,
+        key_heads: int,
+        scaling: float,
         output: torch.Tensor,
     ) -> None:
-        """Attention of the single tokens of `part` to their rows, written to their places in `output`.
+        """Attention of the `tokens` of a pass to their rows up to themselves, written to their places in `output`.
 
-        `query` (heads, tokens, size), which is scaled, and `output` (tokens, heads, value size) are of the whole pass,
-        `keys` and `values` a block of a RowCache.
+        `query` (heads, tokens, size) and `output` (tokens, heads, value size) are of the whole pass.
         """
-        key_heads, size, columns = keys.shape[1:]
-        self.library.decode(
+        query = _heads_whole(query)
+        self.functions["decode"](
             query.data_ptr(),
             query.stride(1),
             query.stride(0),
-            keys.data_ptr(),
-            values.data_ptr(),
+            table.data_ptr(),
+            places.data_ptr(),
+            tokens.data_ptr(),
+            len(tokens),
             output.data_ptr(),
-            part.single.data_ptr(),
-            part.single_rows.data_ptr(),
-            part.single_ends.data_ptr(),
-            len(part.single),
             key_heads,
             query.shape[0] // key_heads,
-            size,
-            values.shape[3],
-            columns,
+            query.shape[2],
+            output.shape[2],
+            scaling,
         )
 
     def causal_softmax(self, scores: torch.Tensor, seen: int) -> None:
         """Softmax in place of `scores` (heads, tokens, columns), of which token t sees the first `seen` + t."""
-        self.library.causal_softmax(scores.data_ptr(), *scores.shape, seen)
+        self.functions["causal_softmax"](scores.data_ptr(), *scores.shape, seen)
+
+    def copy_row(
+        self,
+        table: torch.Tensor,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        length: int,
+        key_heads: int,
+        size: int,
+        value_size: int,
+    ) -> None:
+        """Copy the first `length` columns of a row to another; both are given as block and row in there."""
+        self.functions["copy_row"](table.data_ptr(), *source, *target, length, key_heads, size, value_size)
+
+    def rms_norm(self, states: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """RMS norm of `states` (.., size), contiguous, with `weight` (size,)."""
+        normed = torch.empty_like(states)
+        size = states.shape[-1]
+        self.functions["rms_norm"](
+            states.data_ptr(), weight.data_ptr(), normed.data_ptr(), states.numel() // size, size, eps
+        )
+        return normed
 
 
-def fits_kernels(query: torch.Tensor) -> bool:
-    """Whether the kernels are made for such a query, (.., size)."""
-    return query.dtype == torch.bfloat16 and query.device.type == "cpu" and query.shape[-1] % 4 == 0
+def kernels_for(keys: torch.Tensor, values: torch.Tensor) -> RowKernels | None:
+    """The kernels for such keys and values (.., size); None where there are none."""
+    if keys.device.type != "cpu" or keys.dtype != values.dtype or keys.shape[-1] % 4:
+        return None
+    return row_kernels(keys.dtype)
 
 
 @cache
-def row_kernels() -> RowKernels | None:
-    """The compiled kernels; None where there is no compiler, or it cannot compile them."""
+def row_kernels(dtype: torch.dtype) -> RowKernels | None:
+    """The compiled kernels for float32 or bfloat16; None for other types, and without a compiler that can make them."""
+    library = _library() if dtype in (torch.float32, torch.bfloat16) else None
+    if library is None:
+        return None
+    functions = {name: getattr(library, f"{name}_{str(dtype).removeprefix('torch.')}") for name in _ARGUMENTS}
+    for name, function in functions.items():
+        function.argtypes, function.restype = _ARGUMENTS[name], None
+    return RowKernels(functions)
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         return None
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
+        return ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("attention kernels are not compiled (%s): sampling in bfloat16 is slower", error)
+        logger.warning("attention kernels are not compiled (%s): sampling on the CPU is slower", error)
         return None
-    library.decode.argtypes = [_POINTER, _NUMBER, _NUMBER, *(_POINTER,) * 6, *(_NUMBER,) * 6]
-    library.causal_softmax.argtypes = [_POINTER, *(_NUMBER,) * 4]
-    library.decode.restype = library.causal_softmax.restype = None
-    return RowKernels(library)
+
+
+def _heads_whole(states: torch.Tensor) -> torch.Tensor:
+    """`states` with the numbers of a head one after the other."""
+    return states if states.stride(-1) == 1 else states.contiguous()
 
 
 def _compiled(compiler: str) -> Path:

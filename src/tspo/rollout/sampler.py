@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
+
+from tspo.errors import BadInput
 
 Finish = Literal["stop", "end", "length"]
 
@@ -23,6 +26,46 @@ class Sampled:
     logprobs: list[float] | None
     text: str
     finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Which tokens are sampled, and how readily; by default all, as the policy has them.
+
+    A `temperature` of 0 is greedy, whatever else is said. After the temperature `top_k` keeps so many of the most
+    likely tokens (0: all), then `top_p` the fewest of those, the most likely first, that have this share of their
+    probability, then `min_p` those that have this share of the probability of the most likely one: transformers' order,
+    and SGLang's. vLLM takes `min_p` first; where both are set, its `top_p` is a share of what that left. What is kept
+    is sampled in proportion, and log-probabilities are of that distribution. Raises BadInput for values out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise BadInput for values out of range."""
+        if not 0 <= self.temperature < math.inf:
+            raise BadInput(f"temperature: {self.temperature} is not a number from 0 on")
+        if self.top_k < 0:
+            raise BadInput(f"top_k: {self.top_k} is less than 0, which keeps all tokens")
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p: {self.top_p} is not above 0 and at most 1, which keeps all tokens")
+        if not 0 <= self.min_p <= 1:
+            raise BadInput(f"min_p: {self.min_p} is not from 0, which keeps all tokens, to 1")
+
+    @property
+    def truncates(self) -> bool:
+        """Whether any token may be left out."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+FULL = SamplingOptions()
+"""The policy as it is."""
+
+GREEDY = SamplingOptions(temperature=0.0)
+"""Always the most likely token."""
 
 
 class Session(Protocol):

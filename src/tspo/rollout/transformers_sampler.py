@@ -1,44 +1,50 @@
 """Continuous batching over episodes on a transformers model.
 
-Each session is one row of a key-value cache that lives as long as its episode: after a search only the new
-tokens are prefilled, rows that end make room for waiting ones, and one forward pass a step serves them all.
+What a session has read is a row of a key-value cache that lives as long as its episode: after a search only the new
+tokens are prefilled, rows that end make room for waiting ones, and one forward pass a step serves them all. Sessions
+that have read the same (a group, until its members differ) share a row and are computed once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from transformers import PreTrainedModel
 
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
+from tspo.rollout.draw import distribution, draw
 from tspo.rollout.kv_cache import Piece, RowCache
 from tspo.rollout.packed_linear import PackedLinear, pack_linears, packing_pays
 from tspo.rollout.room import Room
-from tspo.rollout.row_attention import attention_to_rows
-from tspo.rollout.sampler import Sampled
+from tspo.rollout.sampler import FULL, Sampled, SamplingOptions
+from tspo.rollout.sampling_model import sampling_model
 from tspo.rollout.turns import turn_end
 
 _PASS_TOKENS = 1024
 """Tokens of one pass; bounds the memory that a burst of prompts takes. On a CPU, longer passes are no faster."""
 
-_STRETCH = 256
-"""Tokens of the vocabulary whose probabilities are summed together; it is less where that does not divide it."""
-
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """A session's row: `length` tokens are in the cache, `unseen` are not yet."""
+    """A row of the cache, and who reads it: each its first tokens, as many as it has read."""
 
     index: int
+    readers: list[_Reader] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """A session: it has read the first `length` tokens of its row, and not yet those that are `unseen`."""
+
     random: random.Random
+    row: _Row | None = None
     length: int = 0
     unseen: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -51,10 +57,10 @@ class _Row:
 class TransformersSampler:
     """A `Sampler` on one device.
 
-    `rows` sessions at most are open at once, each of at most `capacity` tokens. `temperature` 0 is greedy.
-    With a `dtype` other than the model's, it samples from a copy that `refresh` brings up to date.
-    Raises BadInput for a model whose layers do not all attend to the whole sequence, and for one whose
-    attention is not plain (transformers' sdpa).
+    `rows` sessions at most are open at once, each of at most `capacity` tokens. With a `dtype` other than the model's,
+    it samples from a copy that `refresh` brings up to date.
+    Raises BadInput for a model whose layers do not all attend to the whole sequence, and for one whose attention is
+    not plain (transformers' sdpa).
     """
 
     def __init__(
@@ -64,7 +70,7 @@ class TransformersSampler:
         *,
         rows: int,
         capacity: int,
-        temperature: float = 1.0,
+        sampling: SamplingOptions = FULL,
         dtype: torch.dtype | None = None,
     ) -> None:
         if partial := _partial_attention(model, capacity):
@@ -72,24 +78,24 @@ class TransformersSampler:
                 f"model: the transformers sampler needs full attention in every layer, this model has "
                 f"{', '.join(sorted(partial))}; choose another model"
             )
-        if (attention := model.config._attn_implementation) != "sdpa":
-            raise BadInput(f"model: the transformers sampler needs a model whose attention is sdpa, not {attention}")
         self.codec = codec
-        self.temperature = temperature
+        self.sampling = sampling
         self._capacity = capacity
         self._source = model
-        self._model = model if dtype in (None, model.dtype) else _copy_as(model, dtype)
+        self._model = sampling_model(model, dtype)
+        self._is_copy = self._model.dtype != model.dtype
         self._packed: list[PackedLinear] = []
-        if self._model is not model and packing_pays(self._model):
+        if self._is_copy and packing_pays(self._model):
             self._packed = pack_linears(self._model)
         self._cache = RowCache(rows, capacity)
         self._rows: list[_Row] = []
+        self._readers: list[_Reader] = []
         self._room = Room(rows)
         self._engine: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
         """Take over the weights of the model it was made from."""
-        if self._model is not self._source:
+        if self._is_copy:
             with torch.no_grad():
                 for mine, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
                     mine.copy_(theirs)
@@ -104,39 +110,31 @@ class TransformersSampler:
     async def session(self, seed: str) -> AsyncIterator[_Session]:
         """See `Sampler`; all sessions of a sampler belong to one event loop at a time."""
         async with self._room.place():
-            row = _Row(index=len(self._rows), random=random.Random(seed))
-            self._rows.append(row)
+            reader = _Reader(random.Random(seed))
+            self._readers.append(reader)
             try:
-                yield _Session(self, row)
+                yield _Session(self, reader)
             finally:
-                self._remove(row)
+                self._readers.remove(reader)
+                self._leave(reader)
 
-    def _remove(self, row: _Row) -> None:
-        last = self._rows.pop()
-        if last is not row:
-            self._cache.copy_row(last.index, row.index)
-            self._cache.clear_row(last.index)
-            self._rows[row.index] = last
-            last.index = row.index
-        else:
-            self._cache.clear_row(row.index)
-
-    def start_turn(self, row: _Row, new_token_ids: list[int], max_tokens: int) -> asyncio.Future[Sampled]:
-        """Queue one turn of `row`; the future holds it once it is sampled."""
-        row.unseen += new_token_ids
-        row.token_ids, row.logprobs, row.max_tokens = [], [], max_tokens
-        if max_tokens < 1 or row.length + len(row.unseen) + max_tokens > self._capacity:
-            raise ValueError(f"{row.length + len(row.unseen)} + {max_tokens} tokens do not fit in {self._capacity}")
-        row.turn = asyncio.get_running_loop().create_future()
+    def start_turn(self, reader: _Reader, new_token_ids: list[int], max_tokens: int) -> asyncio.Future[Sampled]:
+        """Queue one turn of `reader`; the future holds it once it is sampled."""
+        reader.unseen += new_token_ids
+        reader.token_ids, reader.logprobs, reader.max_tokens = [], [], max_tokens
+        tokens = reader.length + len(reader.unseen)
+        if max_tokens < 1 or tokens + max_tokens > self._capacity:
+            raise ValueError(f"{tokens} + {max_tokens} tokens do not fit in {self._capacity}")
+        reader.turn = asyncio.get_running_loop().create_future()
         if self._engine is None or self._engine.done():
             self._engine = asyncio.get_running_loop().create_task(self._run())
-        return row.turn
+        return reader.turn
 
     async def _run(self) -> None:
-        """Step until no row has a turn under way; every step lets the episodes move."""
+        """Step until no reader has a turn under way; every step lets the episodes move."""
         try:
-            # a turn whose episode was cancelled is done before its row is gone
-            while working := [row for row in self._rows if row.turn is not None and not row.turn.done()]:
+            # a turn whose episode was cancelled is done before its reader is gone
+            while working := [one for one in self._readers if one.turn is not None and not one.turn.done()]:
                 self._step(working)
                 await asyncio.sleep(0)
         except Exception as error:
@@ -146,122 +144,140 @@ class TransformersSampler:
             raise
 
     def _fail(self, error: BaseException) -> None:
-        for row in self._rows:
-            if row.turn is not None and not row.turn.done():
-                row.turn.set_exception(error)
-            row.turn = None
+        for reader in self._readers:
+            if reader.turn is not None and not reader.turn.done():
+                reader.turn.set_exception(error)
+            reader.turn = None
 
-    def _step(self, working: list[_Row]) -> None:
-        """Bring rows up to date and sample their next token: single tokens and new prompts in one pass.
-
-        Rows that start with the same prompt (a group) are computed once and copied.
-        """
-        first: dict[tuple[int, ...], _Row] = {}
-        twins: list[tuple[_Row, _Row]] = []
-        batch: list[_Row] = []
+    @torch.inference_mode()
+    def _step(self, working: list[_Reader]) -> None:
+        """Bring readers up to date and sample their next token: single tokens and new prompts in one pass."""
+        alike: dict[tuple[_Row | None, int, tuple[int, ...]], list[_Reader]] = {}
+        for reader in working:
+            alike.setdefault((reader.row, reader.length, tuple(reader.unseen)), []).append(reader)
+        batch: list[list[_Reader]] = []
         room = _PASS_TOKENS
-        for row in sorted(working, key=lambda row: len(row.unseen)):
-            twin = first.setdefault(tuple(row.unseen), row) if row.length == 0 else row
-            if twin is not row:
-                twins.append((twin, row))
-            elif not batch or len(row.unseen) <= room:
-                batch.append(row)
-                room -= len(row.unseen)
+        for readers in sorted(alike.values(), key=lambda readers: len(readers[0].unseen)):
+            count = len(readers[0].unseen)
+            if not batch or count <= room:
+                batch.append(readers)
+                room -= count
+        taken: set[_Row] = set()
+        for readers in batch:
+            taken.add(self._row_to_write(readers, taken))
         # neighbours in the cache are read together
-        batch.sort(key=lambda row: row.index)
-        logits = self._forward(batch)
-        place = {row: i for i, row in enumerate(batch)}
-        copied = [(twin, row) for twin, row in twins if twin in place]
-        for twin, row in copied:
-            self._cache.copy_row(twin.index, row.index)
-            row.length, row.unseen = twin.length, []
-        if copied:
-            logits = logits[[*place.values(), *(place[twin] for twin, _ in copied)]]
-        self._sample([*batch, *(row for _, row in copied)], logits)
+        batch.sort(key=_index_of)
+        self._sample(batch, self._forward(batch))
 
-    @torch.no_grad()
-    def _forward(self, rows: list[_Row]) -> torch.Tensor:
-        """One pass over the unseen tokens of `rows`, without padding; the logits (rows, vocabulary) after them."""
-        device = self._source.device
-        pieces = [Piece(row.index, row.length, len(row.unseen)) for row in rows]
-        tokens = torch.tensor([[token for row in rows for token in row.unseen]], device=device)
-        last = torch.tensor([piece.count for piece in pieces], device=device).cumsum(0) - 1
+    def _row_to_write(self, readers: list[_Reader], taken: set[_Row]) -> _Row:
+        """Give readers that have read the same a row that holds no more; one of `taken` is about to."""
+        row, length = readers[0].row, readers[0].length
+        if row is not None and row not in taken and all(other.length <= length for other in row.readers):
+            return row
+        new = _Row(index=len(self._rows))
+        self._rows.append(new)
+        if row is not None:
+            self._cache.copy_row(row.index, new.index, length)
+        for reader in readers:
+            self._leave(reader)
+            reader.row = new
+            new.readers.append(reader)
+        return new
+
+    def _leave(self, reader: _Reader) -> None:
+        """Take a reader from its row; a row that nobody reads is given up, and the last one takes its place."""
+        row = reader.row
+        if row is None:
+            return
+        reader.row = None
+        row.readers.remove(reader)
+        if row.readers:
+            return
+        last = self._rows.pop()
+        if last is not row:
+            self._cache.copy_row(last.index, row.index, max(other.length for other in last.readers))
+            self._rows[row.index] = last
+        self._cache.clear_row(last.index)
+        last.index = row.index
+
+    def _forward(self, batch: list[list[_Reader]]) -> torch.Tensor:
+        """One pass over what is unseen, without padding: the logits (readings, vocabulary) after it."""
+        device = self._model.device
+        pieces: list[Piece] = []
+        tokens: list[int] = []
+        for alike in batch:
+            reader = alike[0]
+            pieces.append(Piece(_index_of(alike), reader.length, len(reader.unseen)))
+            tokens += reader.unseen
+        ends = list(accumulate(piece.new for piece in pieces))
         positions = self._cache.place(pieces, device)
-        with attention_to_rows(self._model, self._cache):
+        # the precision is the sampler's own, whatever the caller computes in
+        with torch.autocast(device.type, enabled=False):
             output = self._model(
-                input_ids=tokens,
+                input_ids=torch.tensor([tokens], device=device),
                 position_ids=positions,
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=last,
+                logits_to_keep=torch.tensor(ends, device=device) - 1,
             )
         self._cache.passed()
-        for row, piece in zip(rows, pieces, strict=True):
-            row.length, row.unseen = piece.end, []
+        for readers, piece in zip(batch, pieces, strict=True):
+            for reader in readers:
+                reader.length, reader.unseen = piece.end, []
         return output.logits[0].float()
 
-    def _sample(self, rows: list[_Row], logits: torch.Tensor) -> None:
-        """Sample one token a row, each from its own random numbers, and end the turns that are over."""
-        if self.temperature == 0:
-            tokens = logits.argmax(-1, keepdim=True)
-            logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
+    def _sample(self, batch: list[list[_Reader]], logits: torch.Tensor) -> None:
+        """Sample one token a reader, each from its own random numbers, and end the turns that are over."""
+        readers = [reader for alike in batch for reader in alike]
+        of = [i for i, alike in enumerate(batch) for _ in alike]
+        if self.sampling.temperature == 0:
+            best = logits.argmax(-1, keepdim=True)
+            logprobs = (logits.gather(1, best) - logits.logsumexp(-1, keepdim=True))[of]
+            tokens = best[of]
         else:
-            probabilities = (logits / self.temperature if self.temperature != 1 else logits).softmax(-1)
-            uniform = torch.tensor([[row.random.random()] for row in rows], device=logits.device)
-            tokens = draw(probabilities, uniform)
-            logprobs = probabilities.gather(1, tokens).log()
-        for row, token, logprob in zip(rows, tokens[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
-            row.token_ids.append(token)
-            row.logprobs.append(logprob)
-            row.unseen = [token]
-            if row.on_tokens is not None:
-                row.on_tokens(row.token_ids)
-            if finish := turn_end(row.token_ids, row.max_tokens, self.codec):
-                assert row.turn is not None
-                text = self.codec.decode(row.token_ids)
-                row.turn.set_result(Sampled(row.token_ids, row.logprobs, text, finish))
-                row.turn = None
+            probabilities = distribution(logits, self.sampling)
+            uniform = torch.tensor([[reader.random.random()] for reader in readers], device=logits.device)
+            which = torch.tensor(of, device=logits.device)
+            tokens = draw(probabilities, uniform, which)
+            logprobs = probabilities[which, tokens[:, 0]].log()[:, None]
+        for reader, token, logprob in zip(readers, tokens[:, 0].tolist(), logprobs[:, 0].tolist(), strict=True):
+            reader.token_ids.append(token)
+            reader.logprobs.append(logprob)
+            reader.unseen = [token]
+            if reader.on_tokens is not None:
+                reader.on_tokens(reader.token_ids)
+            if finish := turn_end(reader.token_ids, reader.max_tokens, self.codec):
+                assert reader.turn is not None
+                text = self.codec.decode(reader.token_ids)
+                reader.turn.set_result(Sampled(reader.token_ids, reader.logprobs, text, finish))
+                reader.turn = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
     sampler: TransformersSampler
-    row: _Row
+    reader: _Reader
 
     async def sample(self, new_token_ids: list[int], max_tokens: int) -> Sampled:
         """See `Session`."""
-        return await self.sampler.start_turn(self.row, new_token_ids, max_tokens)
+        return await self.sampler.start_turn(self.reader, new_token_ids, max_tokens)
 
     async def stream(
         self, new_token_ids: list[int], max_tokens: int, on_tokens: Callable[[Sequence[int]], None]
     ) -> Sampled:
         """See `StreamingSession`."""
-        self.row.on_tokens = on_tokens
+        self.reader.on_tokens = on_tokens
         try:
             return await self.sample(new_token_ids, max_tokens)
         finally:
-            self.row.on_tokens = None
+            self.reader.on_tokens = None
 
 
-def draw(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The token (rows, 1) in which the running sum of `probabilities` (rows, vocabulary) passes `uniform` (rows, 1).
-
-    Sums of whole stretches come first, and the running sum only in the stretch that decides: one pass over all.
-    """
-    vocabulary = probabilities.shape[-1]
-    size = math.gcd(vocabulary, _STRETCH)
-    stretches = probabilities.view(len(probabilities), -1, size)
-    up_to = stretches.sum(-1).cumsum(-1)
-    wanted = _below(uniform * up_to[:, -1:], up_to[:, -1:])
-    which = torch.searchsorted(up_to, wanted, right=True)
-    stretch = stretches[torch.arange(len(stretches), device=which.device), which[:, 0]].cumsum(-1)
-    rest = _below(wanted - up_to.gather(1, which) + stretch[:, -1:], stretch[:, -1:])
-    return which * size + torch.searchsorted(stretch, rest, right=True)
-
-
-def _below(values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """`values` within [0, total): where rounding left them outside, a token that cannot be would be drawn."""
-    return values.clamp(min=0.0).minimum(torch.nextafter(total, torch.zeros_like(total)))
+def _index_of(alike: list[_Reader]) -> int:
+    """The row of readers that have one."""
+    row = alike[0].row
+    assert row is not None
+    return row.index
 
 
 def _partial_attention(model: PreTrainedModel, capacity: int) -> set[str]:
@@ -270,14 +286,3 @@ def _partial_attention(model: PreTrainedModel, capacity: int) -> set[str]:
         return set(layer_types) - {"full_attention"}
     window = getattr(model.config, "sliding_window", None)
     return {"sliding_attention"} if window is not None and window < capacity else set()
-
-
-def _copy_as(model: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
-    """A copy whose parameters are `dtype`; buffers stay, for rotary frequencies need float32."""
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in twin.modules():
-        # Trainers patch `forward` on the instance; a copied patch would still call the original model.
-        module.__dict__.pop("forward", None)
-    for parameter in twin.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return twin

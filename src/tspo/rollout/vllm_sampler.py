@@ -24,7 +24,7 @@ from transformers import AutoConfig, PreTrainedModel
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
 from tspo.rollout.policy_folder import save_policy, temporary_folder
-from tspo.rollout.sampler import Sampled
+from tspo.rollout.sampler import FULL, Sampled, SamplingOptions
 from tspo.rollout.turns import turn_end
 from tspo.rollout.whole_context import Context, WholeContextSampler, flat
 
@@ -38,8 +38,8 @@ class VLLMSampler(WholeContextSampler):
     """A `Sampler` on a vLLM engine that starts with it.
 
     `policy` is a model whose weights `refresh` takes over, or the folder or hub name of one. `rows` sessions
-    at most are open at once, each of at most `capacity` tokens. `temperature` 0 is greedy. `engine` are fields
-    of vLLM's AsyncEngineArgs. Raises BadInput where vLLM is not installed or does not start.
+    at most are open at once, each of at most `capacity` tokens. `engine` are fields of vLLM's AsyncEngineArgs.
+    Raises BadInput where vLLM is not installed or does not start.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class VLLMSampler(WholeContextSampler):
         *,
         rows: int,
         capacity: int,
-        temperature: float = 1.0,
+        sampling: SamplingOptions = FULL,
         dtype: torch.dtype = torch.float32,
         engine: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(codec, rows=rows, capacity=capacity, temperature=temperature, name="vllm")
+        super().__init__(codec, rows=rows, capacity=capacity, sampling=sampling, name="vllm")
         self._policy = policy
         self._numbers = itertools.count()
         self._engine: Any = None
@@ -128,7 +128,10 @@ class VLLMSampler(WholeContextSampler):
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            temperature=self.temperature,
+            temperature=self.sampling.temperature,
+            top_k=self.sampling.top_k,
+            top_p=self.sampling.top_p,
+            min_p=self.sampling.min_p,
             seed=seed,
             max_tokens=max_tokens,
             logprobs=0,  # of the sampled token alone

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from tspo.background_loop import BackgroundLoop
 from tspo.rollout.codec import Codec
 from tspo.rollout.room import Room
-from tspo.rollout.sampler import Sampled
+from tspo.rollout.sampler import Sampled, SamplingOptions
 from tspo.rollout.turns import turn_seed
 
 Context = Sequence[list[int]]
@@ -48,9 +48,9 @@ class WholeContext:
 class WholeContextSampler(ABC):
     """What samplers on such engines share: places for sessions, and an event loop that the engine's client lives in."""
 
-    def __init__(self, codec: Codec, *, rows: int, capacity: int, temperature: float, name: str) -> None:
+    def __init__(self, codec: Codec, *, rows: int, capacity: int, sampling: SamplingOptions, name: str) -> None:
         self.codec = codec
-        self.temperature = temperature
+        self.sampling = sampling
         self._capacity = capacity
         self._room = Room(rows)
         self._loop = BackgroundLoop(name)

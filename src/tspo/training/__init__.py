@@ -1,1 +1,1 @@
-"""Training on TRL: thin adapters over everything above, and the run that puts them together."""
+"""Training: a step from rollout to update (`step`, `batch`, `objective`, `update`), and the run around it."""

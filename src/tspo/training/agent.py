@@ -17,7 +17,7 @@ from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop
 from tspo.rollout.models import load_model, load_tokenizer, resolve_model
-from tspo.rollout.sampler import Sampler
+from tspo.rollout.sampler import Sampler, SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 
 _MINIMUM_ROOM = 16
@@ -47,6 +47,7 @@ def make_sampler(
     kind = sampler_kind(config)
     capacity = config.rollout.max_total_tokens
     dtype = sampling_dtype(config)
+    sampling = SamplingOptions(temperature, **config.rollout.sampling.model_dump())
     if kind == "openai":
         if not isinstance(policy, str):
             check_trainable(config)
@@ -54,7 +55,7 @@ def make_sampler(
 
         assert config.rollout.server is not None
         server = config.rollout.server.model_dump()
-        return OpenAISampler(codec, rows=rows, capacity=capacity, temperature=temperature, **server)
+        return OpenAISampler(codec, rows=rows, capacity=capacity, sampling=sampling, **server)
     if kind == "vllm":
         from tspo.rollout.vllm_sampler import VLLMSampler
 
@@ -63,13 +64,13 @@ def make_sampler(
             codec,
             rows=rows,
             capacity=capacity,
-            temperature=temperature,
+            sampling=sampling,
             dtype=dtype or (torch.float32 if isinstance(policy, str) else policy.dtype),
             engine=config.rollout.vllm,
         )
     model = load_model(policy).eval() if isinstance(policy, str) else policy
     return TransformersSampler(
-        model.to(device_of(config)), codec, rows=rows, capacity=capacity, temperature=temperature, dtype=dtype
+        model.to(device_of(config)), codec, rows=rows, capacity=capacity, sampling=sampling, dtype=dtype
     )
 
 

@@ -42,7 +42,7 @@ def benchmark(config: RunConfig, steps: int, console: Console) -> tuple[float, l
         dtype: product_rate(getattr(torch, dtype), device_of(config)) for dtype in dict.fromkeys(dtypes.values())
     }
     with TemporaryDirectory(prefix="tspo-benchmark-") as folder:
-        training = config.training.model_copy(update={"steps": steps + 1})
+        training = config.training.model_copy(update={"steps": steps + 1, "report_to": []})
         run_steps(config.model_copy(update={"output_dir": Path(folder) / "run", "training": training}), console=console)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     parameters = num_parameters(config.model)

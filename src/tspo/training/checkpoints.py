@@ -1,16 +1,20 @@
-"""Which checkpoints are whole: a mark is written last, and it names every file with its size."""
+"""Which checkpoints are whole, and which are kept: a mark is written last, and it names every file with its size."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+from tspo.errors import BadInput
 from tspo.evaluation.card import CARD_FILES
 from tspo.files import atomic_write
 
 MARK = "whole.json"
 """The mark's name."""
+STATE = "training_state.pt"
+"""What of a checkpoint is neither weights nor tokenizer: training goes on from it."""
 
 
 def mark_whole(checkpoint: Path) -> None:
@@ -43,6 +47,15 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def check_has_state(checkpoint: Path) -> None:
+    """Raise BadInput for a checkpoint of an older version, whose state is that of another trainer."""
+    if not (checkpoint / STATE).is_file():
+        raise BadInput(
+            f"{checkpoint}: was written by an older version of tspo, whose training cannot be gone on with; train from "
+            f"its weights with model={checkpoint} and another output_dir"
+        )
+
+
 def checkpoints_in(output_dir: Path) -> list[Path]:
     """All checkpoint folders of a run, whole or not, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if path.is_dir() and step_of(path) is not None]
@@ -53,3 +66,10 @@ def step_of(checkpoint: Path) -> int | None:
     """The optimizer step that a checkpoint folder's name says."""
     number = checkpoint.name.removeprefix("checkpoint-")
     return int(number) if number.isdecimal() else None
+
+
+def remove_old_checkpoints(output_dir: Path, keep: int) -> None:
+    """Delete the oldest whole checkpoints, but the last `keep`."""
+    for checkpoint in [path for path in checkpoints_in(output_dir) if is_whole(path)][:-keep]:
+        (checkpoint / MARK).unlink()  # a deletion that is cut short leaves none that looks whole
+        shutil.rmtree(checkpoint)

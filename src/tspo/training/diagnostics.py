@@ -13,9 +13,6 @@ from tspo.credit import Credit, CreditConfig, assign_credit
 from tspo.rollout.batched_search import SearchLog
 from tspo.trajectory import StopReason, Trajectory
 
-PREFIX = "tspo/"
-"""Before the names of these metrics where they stand among TRL's."""
-
 
 def rollout_metrics(
     trajectories: Sequence[Trajectory], credits: Sequence[Credit], config: CreditConfig, seconds: float
@@ -41,7 +38,7 @@ def rollout_metrics(
         "searches": searches.mean(),
         "search_turn_share": searches.sum() / turns.sum(),
         "sampled_tokens": tokens / len(trajectories),
-        "trained_tokens": sum(_length(trajectory) for trajectory in trajectories),
+        "trained_tokens": sum(trajectory.num_tokens for trajectory in trajectories),
         "rollout_seconds": seconds,
         "rollout_tokens_per_second": tokens / seconds,
     }
@@ -131,9 +128,3 @@ def _any_correct(group: Sequence[Credit]) -> bool:
 def _sample_variance(values: ArrayLike) -> float:
     values = np.asarray(values)
     return float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def _length(trajectory: Trajectory) -> int:
-    """Tokens of the prompt, the policy and the feedback together."""
-    completion = sum(len(turn.token_ids or ()) + len(turn.feedback_token_ids or ()) for turn in trajectory.turns)
-    return len(trajectory.prompt_token_ids or ()) + completion

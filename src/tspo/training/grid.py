@@ -18,6 +18,7 @@ import yaml
 from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.files import atomic_write
+from tspo.old_settings import without_old_settings
 from tspo.training.run_folder import MAY_CHANGE, changed_settings
 
 DEFAULT_ARMS = (("credit.algorithm=grpo",), ("credit.algorithm=tspo",))
@@ -25,8 +26,6 @@ SET_BY_THE_GRID = ("seed", "output_dir")
 """Settings that no arm may have: each run of the grid has its own."""
 
 _EPISODES = ("steps", "groups_per_step", "group_size")
-_TRL_EPISODES = ("max_steps", "num_iterations", "num_generations", "steps_per_generation", "generation_batch_size")
-"""Fields under training.trl that change how many episodes a run makes of the same steps."""
 _LONGEST_NAME = 80
 
 
@@ -121,18 +120,10 @@ def check_arms(arms: Sequence[Arm]) -> None:
         data = arm.settings["data"]
         if not (data["world"]["test_questions"] if data["world"] else data["test"]):
             raise BadInput(f"arm {arm.name!r}: no test questions; give data.test, or data.world.test_questions")
-    training = {arm.name: arm.settings["training"] for arm in arms}
-    budgets = {name: [settings[key] for key in _EPISODES] for name, settings in training.items()}
+    budgets = {arm.name: [arm.settings["training"][key] for key in _EPISODES] for arm in arms}
     if len(set(map(math.prod, budgets.values()))) > 1:
         told = (f"{name!r} {' x '.join(map(str, of))} = {math.prod(of)} episodes" for name, of in budgets.items())
         raise BadInput(f"the arms' budgets, training.{' x '.join(_EPISODES)}, must be the same: {', '.join(told)}")
-    for key in _TRL_EPISODES:
-        values = {name: settings["trl"].get(key) for name, settings in training.items()}
-        if len(set(map(json.dumps, values.values()))) > 1:
-            told = (f"{name!r} {value}" for name, value in values.items())
-            raise BadInput(
-                f"the arms' budgets must be the same, and training.trl.{key} changes them: {', '.join(told)}"
-            )
 
 
 def grown_grid(before: Grid | None, arms: Sequence[Arm], seeds: Sequence[int], begun: Callable[[str], bool]) -> Grid:
@@ -176,7 +167,8 @@ def read_grid(path: Path) -> Grid | None:
 
 
 def _check_unchanged(before: Arm, now: Arm) -> None:
-    if changed := changed_settings(before.settings, now.settings, MAY_CHANGE):
+    settings = without_old_settings(before.settings, f"the runs of arm {now.name!r}")
+    if changed := changed_settings(settings, now.settings, MAY_CHANGE):
         raise BadInput(
             f"arm {now.name!r} has runs with other settings for {', '.join(changed)}; "
             "go on with those settings, or choose another --out"

@@ -1,4 +1,4 @@
-"""Pushing a run's model to the hub, by the settings that TRL has for it (`training.trl`: push_to_hub, hub_*)."""
+"""Pushing a run's model to the hub, as `training.hub` says."""
 
 from __future__ import annotations
 
@@ -7,42 +7,36 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from trl import GRPOConfig
 
+from tspo.config import HubSection
 from tspo.errors import BadInput
 from tspo.evaluation.card import write_card
 from tspo.training.checkpoints import MARK
 
-AT_THE_END = "end"
-"""The hub_strategy of a run that names none: TRL's own would upload all of the run's folder with each checkpoint."""
 
-
-def hub_repository(args: GRPOConfig) -> str | None:
-    """The repository that the run pushes to, made if it is not there; None where it pushes nowhere.
+def make_repository(hub: HubSection) -> None:
+    """Make the repository that the run pushes to, and the branch, if they are not there.
 
     Raises BadInput where the hub does not let it: at the start, not after hours of training.
     """
-    if not args.push_to_hub:
-        return None
-    name = args.hub_model_id or Path(str(args.output_dir)).absolute().name
-    with _explained(f"{name} cannot be pushed to", "check hub_model_id and hub_token, or leave push_to_hub out"):
-        url = HfApi().create_repo(name, token=args.hub_token, private=args.hub_private_repo, exist_ok=True)
-        return url.repo_id
+    with _explained(f"{hub.repository} cannot be pushed to", "check its name and HF_TOKEN, or leave training.hub out"):
+        HfApi().create_repo(hub.repository, private=hub.private, exist_ok=True)
+        if hub.revision is not None:
+            HfApi().create_branch(hub.repository, branch=hub.revision, exist_ok=True)
 
 
-def push_model(run_folder: Path, model: Path, repository: str, args: GRPOConfig) -> str:
+def push_model(run_folder: Path, model: Path, hub: HubSection) -> str:
     """Upload a whole model folder, with a card that names its repository; the address it has now.
 
     Raises BadInput where the hub does not take it.
     """
-    write_card(run_folder, model, hub_id=repository)
-    with _explained(f"{model} was not pushed to {repository}", "it is whole; --resume pushes it again"):
+    write_card(run_folder, model, hub_id=hub.repository)
+    with _explained(f"{model} was not pushed to {hub.repository}", "it is whole; --resume pushes it again"):
         commit = HfApi().upload_folder(
-            repo_id=repository,
+            repo_id=hub.repository,
             folder_path=model,
             commit_message="End of training",
-            token=args.hub_token,
-            revision=args.hub_revision,
+            revision=hub.revision,
             ignore_patterns=[MARK],
         )
         return str(commit.commit_url)
@@ -54,4 +48,4 @@ def _explained(what: str, hint: str) -> Iterator[None]:
         yield
     except Exception as error:  # a hub that says no, one that cannot be reached, a name that is none: no common kind
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise BadInput(f"training.trl.push_to_hub: {what} ({reason}); {hint}") from error
+        raise BadInput(f"training.hub: {what} ({reason}); {hint}") from error

@@ -1,30 +1,14 @@
-"""The metrics file: one JSON line a step, under names of this project."""
+"""The metrics file: one JSON line per step; docs/training.md says what each name means, here and everywhere else."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from tspo.files import atomic_write
-from tspo.training.diagnostics import PREFIX
 from tspo.trajectory import read_json_lines, write_json_line
-
-_FROM_TRL = {
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "reward": "reward",
-    "kl": "kl",
-    "entropy": "entropy",
-    "clip_ratio/region_mean": "clip_share",
-    "step_time": "step_seconds",
-    "num_tokens": "tokens_seen",
-}
 
 TIMINGS = frozenset(
     {
@@ -40,18 +24,10 @@ TIMINGS = frozenset(
 """Fields that differ between two runs of the same seed: times, and what a cache remembers from before."""
 
 
-def metrics_line(step: int, logs: dict[str, Any], names: Mapping[str, str] = _FROM_TRL) -> dict[str, Any]:
-    """One step's line from what a trainer logs, this project's own metrics among it; `names` has ours by the trainer's.
-
-    The update is all of a step that is not its rollout; its tokens are those of whole trajectories.
-    """
-    line: dict[str, Any] = {"step": step}
-    line |= {name: logs[theirs] for theirs, name in names.items() if theirs in logs}
-    line |= {name.removeprefix(PREFIX): value for name, value in logs.items() if name.startswith(PREFIX)}
-    if "step_seconds" in line and "rollout_seconds" in line:
-        line["update_seconds"] = line["step_seconds"] - line["rollout_seconds"]
-        line["update_tokens_per_second"] = line.pop("trained_tokens") / line["update_seconds"]
-    return line
+def append_metrics(line: dict[str, Any], path: Path) -> None:
+    """Add a step's line to the file."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(without_nan(line)) + "\n")
 
 
 def without_nan(line: dict[str, Any]) -> dict[str, Any]:
@@ -71,19 +47,3 @@ def truncate_metrics(path: Path, last_step: int) -> None:
         for _, line in read_json_lines(whole, str(path)):
             if line["step"] <= last_step:
                 write_json_line(line, stream)
-
-
-class MetricsLog(TrainerCallback):
-    """Appends each step's line to `path`, and keeps the last for whoever shows it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.last: dict[str, Any] = {}
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Write the line of a training step."""
-        if not logs or "loss" not in logs or not state.is_world_process_zero:
-            return
-        self.last = metrics_line(state.global_step, logs)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(without_nan(self.last)) + "\n")

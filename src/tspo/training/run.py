@@ -1,68 +1,81 @@
-"""`tspo train` from end to end: evaluate, warm up, evaluate, train, evaluate; stop and go on anywhere."""
+"""`tspo train` from end to end: evaluate, SFT, evaluate, train, evaluate; stop and resume anywhere."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from datasets import Dataset
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from peft import LoraConfig
 from rich.console import Console
-from transformers import PreTrainedModel, PrinterCallback, set_seed
-from trl import GRPOConfig
+from transformers import PreTrainedModel
 
 from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.evaluation.card import write_card
 from tspo.evaluation.metrics import Summary
 from tspo.evaluation.report import write_report
-from tspo.evaluation.runner import read_evaluation
+from tspo.evaluation.runner import forget_evaluation, read_evaluation
 from tspo.evaluation.table import format_comparison
 from tspo.files import atomic_write, explain_full_disk
 from tspo.progress import bars
 from tspo.rollout.models import load_model
 from tspo.rollout.sampler import Sampler
-from tspo.training.agent import (
-    check_trainable,
-    device_of,
-    make_sampler,
-    quiet_libraries,
-    sampling_dtype,
+from tspo.training.agent import check_trainable, device_of, make_sampler, quiet_libraries, sampling_dtype
+from tspo.training.answer_scores import check_can_score
+from tspo.training.checkpoints import (
+    checkpoints_in,
+    is_whole,
+    last_whole_checkpoint,
+    mark_whole,
+    remove_old_checkpoints,
+    step_of,
 )
-from tspo.training.checkpoints import checkpoints_in, is_whole, last_whole_checkpoint, mark_whole, step_of
+from tspo.training.demonstrations import demonstrations
 from tspo.training.evaluate import evaluate_model
-from tspo.training.hub import AT_THE_END, hub_repository, push_model
-from tspo.training.materials import Materials, read_materials
-from tspo.training.metrics_log import MetricsLog, truncate_metrics
+from tspo.training.hub import make_repository, push_model
+from tspo.training.learner import LearnerSettings, load_weights, make_learner, save_model, save_weights, with_adapters
+from tspo.training.loop import train
+from tspo.training.materials import Given, Materials, keep_questions, read_materials
+from tspo.training.metrics_log import append_metrics, truncate_metrics
+from tspo.training.objective import Objective
+from tspo.training.policy_rollout import PolicyRollout
 from tspo.training.processes import any_signal, failing_together, join_processes, of_main
 from tspo.training.run_folder import MAY_CHANGE, changed_settings, check_disk, only_run_in, prepare_output
+from tspo.training.sample_display import sample_lines
+from tspo.training.sft import fine_tune, sft_settings, sft_steps
 from tspo.training.signals import StopRequest, stop_on_signals
-from tspo.training.step_display import StepDisplay
-from tspo.training.trainer import TSPOTrainer
-from tspo.training.warmup import demonstrations, warm_up
-from tspo.training.whole_policy import is_spread
+from tspo.training.step import StepInputs, StepSettings, questions_of_step
+from tspo.training.step_display import print_lines, shows_sample, step_text
+from tspo.training.step_files import step_file
+from tspo.training.tracking import FOLDER, Trackers, check_trackers, open_trackers
+from tspo.training.training_state import Progress, load_state, save_state
+from tspo.training.whole_policy import WholePolicy, is_sharded
 
 _WARMUP_SETTINGS = "warmup.json"
 
 
-def run_training(config: RunConfig, *, resume: bool, console: Console) -> dict[str, Summary]:
-    """Run or resume a whole training run; returns the evaluation summaries by stage.
+def run_training(
+    config: RunConfig, *, resume: bool, console: Console, given: Given | None = None
+) -> dict[str, Summary]:
+    """Run or resume a whole training run, on what is `given` or else read; returns the evaluation summaries by stage.
 
     Raises BadInput for unusable input and Stopped when a signal ended the run early.
     """
-    with _opened(config, console) as run:
-        args = grpo_config(config, run.state.num_processes)
-        repository = hub_repository(args) if run.state.is_main_process else None
-        run.prepare(resume)
+    with _opened(config, console, given) as run:
+        hub = config.training.hub
+        if hub is not None and run.accelerator.is_main_process:
+            make_repository(hub)
+        run.prepare(resume, given)
         summaries, model = run.run()
-        if repository is not None:
-            console.print(f"pushed: {push_model(config.output_dir, model, repository, args)}", markup=False)
+        if hub is not None and run.accelerator.is_main_process:
+            console.print(f"pushed: {push_model(config.output_dir, model, hub)}", markup=False)
         return summaries
 
 
@@ -70,7 +83,7 @@ def run_warmup(config: RunConfig, *, console: Console) -> Path:
     """Only the warm-up of a run: the folder of the warmed-up model."""
     if config.warmup.epochs == 0:
         raise BadInput("warmup.epochs: 0 means no warm-up; say for example warmup.epochs=2")
-    with _opened(config, console) as run:
+    with _opened(config, console, only_sft=True) as run:
         return run.warmed_up()
 
 
@@ -78,33 +91,52 @@ def run_steps(config: RunConfig, *, console: Console) -> Path:
     """Only the training of a run, from the model as it is: the folder of the trained model."""
     with _opened(config, console) as run:
         run.prepare(resume=False)
-        return run.trained(config.model)
+        with open_trackers(config, run.accelerator) as trackers:
+            return run.trained(config.model, trackers)
 
 
-def run_evaluation(config: RunConfig, folder: Path, *, again: bool, console: Console) -> Summary:
-    """Evaluate `config.model` on the test questions and write the result to `folder`; see `evaluate_model`."""
+def run_evaluation(
+    config: RunConfig, folder: Path, *, again: bool, console: Console, given: Given | None = None
+) -> Summary:
+    """Evaluate `config.model` on the test questions and write the result to `folder`; see `evaluate_model`.
+
+    On what is `given` it is done anew, whatever is there: nothing tells whether its retriever is the same.
+    """
     state = join_processes(config)
     with failing_together(state), explain_full_disk(folder), quiet_libraries():
         with state.local_main_process_first():
-            materials = read_materials(config, training=False)
+            materials = read_materials(config, given, training=False)
         if not materials.test:
             raise BadInput("data.test: no questions to evaluate on; name a file of them")
         screen = console if state.is_main_process else Console(quiet=True)
         with only_run_in(folder) if state.is_main_process else nullcontext():
+            if given is not None and state.is_main_process:
+                forget_evaluation(folder)
             return evaluate_model(config.model, config, materials, folder, screen, "evaluate", state, again=again)
 
 
 @contextmanager
-def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
+def _opened(
+    config: RunConfig, console: Console, given: Given | None = None, *, only_sft: bool = False
+) -> Iterator[_Run]:
     """A run with its input read and checked, and its folder locked by the main process."""
     check_trainable(config)
+    check_trackers(config.training.report_to)
     state = join_processes(config)
     with failing_together(state), explain_full_disk(config.output_dir), quiet_libraries():
         check_split(config, state.num_processes)
         screen = console if state.is_main_process else Console(quiet=True)
         # What is made once, a world or an index, is then there for the others.
         with state.local_main_process_first():
-            materials = read_materials(config)
+            materials = read_materials(config, given)
+        if not only_sft:
+            questions_of_step(1, len(materials.train), config.training.groups_per_step, config.seed)
+        accelerator = Accelerator(
+            cpu=device_of(config).type == "cpu",
+            mixed_precision="no",  # the update has an autocast of its own; sampling has none
+            log_with=list(config.training.report_to) or None,
+            project_dir=str(config.output_dir / FOLDER),
+        )
         with (
             only_run_in(config.output_dir) if state.is_main_process else nullcontext(),
             stop_on_signals(
@@ -112,40 +144,43 @@ def _opened(config: RunConfig, console: Console) -> Iterator[_Run]:
                 any_signal if state.num_processes > 1 else None,
             ) as stop,
         ):
-            yield _Run(config, materials, screen, stop, state)
+            yield _Run(config, materials, screen, stop, accelerator)
 
 
 class _Run:
     """The stages of one run; each leaves a result in the output folder and is not done twice."""
 
     def __init__(
-        self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest, state: PartialState
+        self, config: RunConfig, materials: Materials, console: Console, stop: StopRequest, accelerator: Accelerator
     ) -> None:
         self.config = config
         self.materials = materials
         self.console = console
         self.stop = stop
-        self.state = state
+        self.accelerator = accelerator
         self.output = config.output_dir
         self.summaries: dict[str, Summary] = {}
 
-    def prepare(self, resume: bool) -> None:
-        """Check what can be checked before anything is written, and write the run's settings."""
-        grpo_config(self.config, self.state.num_processes)  # TRL checks the settings that are its own
-        if self.state.is_main_process:
+    def prepare(self, resume: bool, given: Given | None = None) -> None:
+        """Check what can be checked before anything is written, and write the run's settings, and what is `given`."""
+        if self.accelerator.is_main_process:
             prepare_output(self.config, resume)
-        self.state.wait_for_everyone()
+            if given is not None:
+                keep_questions(given, self.config.data, resume=resume)
+        self.accelerator.wait_for_everyone()
 
     def run(self) -> tuple[dict[str, Summary], Path]:
+        """All stages; the evaluations by stage, and the folder of the trained model."""
         config = self.config
-        if config.evaluation.before:
-            self._evaluate("before", config.model)
-        start = config.model
-        if config.warmup.epochs > 0:
-            start = str(self.warmed_up())
-            self._evaluate("after warm-up", start)
-        final = self.trained(start)
-        self._evaluate("after training", str(final))
+        with open_trackers(config, self.accelerator) as trackers:
+            if config.evaluation.before:
+                self._evaluate("before", config.model, trackers, step=0)
+            start = config.model
+            if config.warmup.epochs > 0:
+                start = str(self.warmed_up())
+                self._evaluate("after warm-up", start, trackers, step=0)
+            final = self.trained(start, trackers)
+            self._evaluate("after training", str(final), trackers, config.training.steps)
         for folder in (final, self.output):
             self._write_card(folder)
         if self.summaries:
@@ -153,7 +188,7 @@ class _Run:
         self._say("model", final)
         self._say("metrics", self.output / "metrics.jsonl")
         self._say("trajectories", self.output / "trajectories")
-        if self.state.is_main_process:
+        if self.accelerator.is_main_process:
             self._say("report", write_report(self.output))
         return self.summaries, final
 
@@ -169,86 +204,111 @@ class _Run:
                 )
             return folder
         shown = demonstrations(materials.train, materials.retriever, materials.codec, config)
-        self.console.print(
-            f"Warm-up: {len(shown)} demonstrations from {len(materials.train)} questions", highlight=False
-        )
+        self.console.print(f"SFT: {len(shown)} demonstrations from {len(materials.train)} questions", highlight=False)
+        warmup, training = config.warmup, config.training
+        steps = sft_steps(len(shown), warmup.epochs, warmup.batch_size)
         set_seed(config.seed)
-        model = load_model(config.model)
+        settings_of_sft = sft_settings(steps, warmup.learning_rate, autocast_of(config), training.micro_batch)
+        learner = make_learner(load_model(config.model), settings_of_sft, self.accelerator)
         with bars(self.console) as progress:
-            task = progress.add_task("warm-up", total=None)
+            task = progress.add_task("SFT", total=steps)
 
-            def on_step(step: int, steps: int, loss: float | None) -> None:
+            def on_step(step: int, steps: int, loss: float) -> None:
                 self.stop.check()
-                progress.update(task, completed=step, total=steps, description=f"warm-up, loss {loss:.3f}")
+                progress.update(task, completed=step, description=f"SFT, loss {loss:.3f}")
                 if step % max(steps // 10, 1) == 0:
-                    self.console.print(f"warm-up {step}/{steps}  loss {loss:.3f}", highlight=False)
+                    self.console.print(f"SFT {step}/{steps}  loss {loss:.3f}", highlight=False)
 
-            loss = warm_up(model, materials.codec, shown, config, folder, on_step, self.state.num_processes)
-        self.console.print(f"Warm-up: mean loss {loss:.4f}", highlight=False)
-        if self.state.is_main_process:
+            loss = fine_tune(
+                learner, shown, steps=steps, batch_size=warmup.batch_size, seed=config.seed, on_step=on_step
+            )
+        self.console.print(f"SFT: mean loss {loss:.4f}", highlight=False)
+        if self.accelerator.is_main_process:
             folder.mkdir(exist_ok=True)
             with atomic_write(folder / _WARMUP_SETTINGS) as stream:
                 json.dump(settings, stream, indent=1)
-            self._save_model(model, folder)
-        self.state.wait_for_everyone()
+        self._save_model(learner.model, folder)
         return folder
 
-    def trained(self, start: str) -> Path:
+    def trained(self, start: str, trackers: Trackers) -> Path:
+        """The folder of the trained model: trained from `start`, or from the last checkpoint on."""
         folder = self.output / "model"
         if of_main(is_whole(folder)):
             return folder
-        config, materials = self.config, self.materials
-        checkpoint = of_main(self._last_checkpoint() if self.state.is_main_process else None)
+        config, materials, training = self.config, self.materials, self.config.training
+        checkpoint = of_main(self._last_checkpoint() if self.accelerator.is_main_process else None)
         set_seed(config.seed)
-        model = load_model(start)
-        check_disk(model, config)
-        if config.training.lora is not None:
-            model = model.to(getattr(torch, config.training.lora.base_dtype))
-        log = MetricsLog(self.output / "metrics.jsonl")
-        with bars(self.console) as progress, ExitStack() as samplers:
+        policy: Any = load_model(start)
+        check_disk(policy, config)
+        credit = config.credit.to_config()
+        if credit.rewards.needs == "model":
+            check_can_score(policy)
+        sharded = is_sharded(self.accelerator)
+        if training.lora is not None:
+            policy = with_adapters(policy, _lora(config), getattr(torch, training.lora.base_dtype))
+        whole = WholePolicy(policy, sampling_dtype(config)) if sharded else None
+        reference = None
+        if training.beta > 0 and training.lora is None:
+            reference = load_model(start)
+        if checkpoint is not None:
+            load_weights(policy, checkpoint)
+        learner = make_learner(policy, learner_settings(config), self.accelerator, reference)
+        done = Progress() if checkpoint is None else load_state(checkpoint, learner)
 
-            def sampler(policy: PreTrainedModel, rows: int, temperature: float) -> Sampler:
-                made = make_sampler(policy, materials.codec, config, rows=rows, temperature=temperature)
-                samplers.callback(made.close)
-                return made
+        def sampler(policy: PreTrainedModel) -> Sampler:
+            episodes = training.groups_per_step * training.group_size
+            rows = min(config.rollout.concurrency, -(-episodes // self.accelerator.num_processes))
+            return make_sampler(policy, materials.codec, config, rows=rows, temperature=config.rollout.temperature)
 
-            episodes = progress.add_task("episodes", total=None)
-            steps = progress.add_task(config.credit.algorithm, total=config.training.steps)
-            shown = StepDisplay(progress, steps, log, self.output / "trajectories", self.stop, self.console)
-            trainer = TSPOTrainer(
-                model,
-                questions=materials.train,
-                retriever=materials.retriever,
-                codec=materials.codec,
-                limits=config.rollout.limits(),
-                credit=config.credit.to_config(),
-                concurrency=config.rollout.concurrency,
-                make_sampler=sampler,
-                sampling_dtype=sampling_dtype(config),
-                trajectory_dir=self.output / "trajectories",
-                token_details=config.training.token_details,
-                answer_cue=config.training.answer_cue,
-                write_card=lambda folder: self._write_card(folder, trainer.hub_model_id),
-                on_episode=lambda done, total: progress.update(episodes, completed=done, total=total),
-                args=grpo_config(config, self.state.num_processes),
-                train_dataset=Dataset.from_dict(
-                    {"prompt": [q.question for q in materials.train], "index": range(len(materials.train))}
-                ),
-                processing_class=materials.codec.tokenizer,
-                peft_config=_lora(config),
-                callbacks=[log, shown],
+        def save(progress_so_far: Progress) -> None:
+            checkpoint = self.output / f"checkpoint-{progress_so_far.step}"
+            save_weights(learner.model, checkpoint, materials.codec.tokenizer, self.accelerator)
+            save_state(checkpoint, learner, progress_so_far)
+            if self.accelerator.is_main_process:
+                self._write_card(checkpoint)
+                mark_whole(checkpoint)
+                remove_old_checkpoints(self.output, training.keep_checkpoints)
+            self.accelerator.wait_for_everyone()
+
+        with bars(self.console) as progress:
+            episode_bar = progress.add_task("episodes", total=None)
+            bar = progress.add_task(config.credit.algorithm, total=training.steps, completed=done.step)
+
+            def on_step(line: dict[str, Any]) -> None:
+                trackers.log(line, line["step"])
+                if not self.accelerator.is_main_process:
+                    return
+                append_metrics(line, self.output / "metrics.jsonl")
+                progress.update(bar, completed=line["step"])
+                print_lines([step_text(line, training.steps)], self.console)
+                if shows_sample(line["step"], training.steps):
+                    sample = sample_lines(step_file(self.output / "trajectories", line["step"]))
+                    print_lines(sample, self.console, style="dim")
+                    trackers.log_sample(sample, line["step"])
+
+            rollout = PolicyRollout(
+                policy if whole is None else learner.model,
+                sampler,
+                materials.codec,
+                materials.retriever,
+                config.rollout.limits(),
+                temperature=config.rollout.temperature,
+                whole=whole,
+                on_episode=lambda ended, total: progress.update(episode_bar, completed=ended, total=total),
             )
-            trainer.remove_callback(PrinterCallback)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with closing(rollout):
+                train(
+                    StepInputs(materials.train, rollout, rollout, materials.codec, learner),
+                    step_settings(config),
+                    steps=training.steps,
+                    done=done,
+                    save_every=training.save_every,
+                    save=save,
+                    on_step=on_step,
+                    stop=self.stop,
+                )
         self.stop.check()
-        accelerator = trainer.accelerator
-        # Parameters that are spread over processes are gathered by all of them.
-        weights = accelerator.get_state_dict(trainer.model_wrapped) if is_spread(accelerator) else None
-        if self.state.is_main_process:
-            trained = accelerator.unwrap_model(trainer.model)
-            merged = trained.merge_and_unload() if config.training.lora else trained
-            self._save_model(merged, folder, weights)
-        self.state.wait_for_everyone()
+        self._save_model(learner.model, folder)
         return folder
 
     def _last_checkpoint(self) -> Path | None:
@@ -260,21 +320,26 @@ class _Run:
         truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
         return checkpoint
 
-    def _evaluate(self, stage: str, model: str) -> None:
+    def _evaluate(self, stage: str, model: str, trackers: Trackers, step: int) -> None:
         self.stop.check()
         if not self.materials.test:
             return
         folder = self.output / "evaluation" / stage.replace(" ", "-")
-        done = of_main(read_evaluation(folder) if self.state.is_main_process else None)
-        self.summaries[stage] = done or evaluate_model(
-            model, self.config, self.materials, folder, self.console, f"evaluate {stage}", self.state, again=True
-        )
+        done = of_main(read_evaluation(folder) if self.accelerator.is_main_process else None)
+        if done is None:
+            state = self.accelerator.state
+            label = f"evaluate {stage}"
+            done = evaluate_model(model, self.config, self.materials, folder, self.console, label, state, again=True)
+            trackers.log_evaluation(stage, done, step)
+        self.summaries[stage] = done
 
-    def _save_model(self, model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
-        model.save_pretrained(folder, state_dict=weights)
-        self.materials.codec.tokenizer.save_pretrained(folder)
-        self._write_card(folder)
-        mark_whole(folder)
+    def _save_model(self, model: torch.nn.Module, folder: Path) -> None:
+        """Save a policy with its adapters merged; all processes must call it."""
+        save_model(model, folder, self.materials.codec.tokenizer, self.accelerator)
+        if self.accelerator.is_main_process:
+            self._write_card(folder)
+            mark_whole(folder)
+        self.accelerator.wait_for_everyone()
 
     def _write_card(self, folder: Path, hub_id: str | None = None) -> None:
         write_card(self.output, folder, json.loads(self.config.model_dump_json()), hub_id)
@@ -284,67 +349,71 @@ class _Run:
 
 
 def check_split(config: RunConfig, processes: int) -> None:
-    """Raise BadInput where a step, or a step of the warm-up, cannot be split evenly over the processes."""
-    training, warmup = config.training, config.warmup
-    trajectories = training.groups_per_step * training.group_size
-    if trajectories % (training.micro_batch * processes):
-        raise BadInput(
-            f"training.micro_batch: {training.micro_batch} x {processes} processes does not divide groups_per_step x "
-            f"group_size = {trajectories}"
-        )
+    """Raise BadInput where the run cannot be split over the processes."""
     if processes > 1 and config.rollout.vllm.get("tensor_parallel_size", 1) > 1:
         raise BadInput(
             f"rollout.vllm.tensor_parallel_size: each of the {processes} processes has an engine on its own GPU; "
             "leave it out"
         )
-    if warmup.epochs and warmup.batch_size % processes:
-        raise BadInput(f"warmup.batch_size: {warmup.batch_size} cannot be split over {processes} processes")
 
 
-def grpo_config(config: RunConfig, processes: int = 1) -> GRPOConfig:
-    """TRL's settings for this run on each of `processes`; `training.trl` goes over them."""
+def learner_settings(config: RunConfig) -> LearnerSettings:
+    """How the policy learns in a run."""
     training = config.training
-    trajectories = training.groups_per_step * training.group_size
-    settings: dict[str, Any] = {
-        "output_dir": str(config.output_dir),
-        "max_steps": training.steps,
-        "per_device_train_batch_size": training.micro_batch,
-        "gradient_accumulation_steps": trajectories // (training.micro_batch * processes),
-        "num_generations": training.group_size,
-        "temperature": config.rollout.temperature,
-        "max_completion_length": config.rollout.max_total_tokens,
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": training.lr_scheduler,
-        "beta": training.beta,
-        "epsilon": training.epsilon,
-        # The spec's KL is the plain k3 estimator; TRL's default weighs it by the ratio.
-        "use_bias_correction_kl": False,
-        "max_grad_norm": training.max_grad_norm,
-        "bf16": training.dtype == "bfloat16",
-        "use_cpu": device_of(config).type == "cpu",
+    checkpointing = training.gradient_checkpointing
+    return LearnerSettings(
+        steps=training.steps * training.epochs * training.minibatches,
+        learning_rate=training.learning_rate,
+        schedule=training.lr_scheduler,
+        warmup_steps=training.lr_warmup_steps,
+        optimizer=training.optimizer,
+        weight_decay=training.weight_decay,
+        betas=(training.adam_beta1, training.adam_beta2),
+        max_grad_norm=training.max_grad_norm,
+        temperature=config.rollout.temperature,
+        autocast=autocast_of(config),
+        max_rows=training.micro_batch,
+        max_tokens=training.pass_tokens,
         # A GPU's memory is short, a CPU's time is.
-        "activation_checkpointing": device_of(config).type != "cpu",
-        "seed": config.seed,
-        "data_seed": config.seed,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": training.save_every,
-        "save_total_limit": training.keep_checkpoints,
-        "report_to": training.report_to,
-        "hub_strategy": AT_THE_END,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
-    try:
-        return GRPOConfig(**settings | training.trl)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"training.trl: {' '.join(str(error).split())}") from None
+        checkpointing=device_of(config).type != "cpu" if checkpointing is None else checkpointing,
+        compile=training.compile,
+        with_reference=training.beta > 0,
+    )
 
 
-def _lora(config: RunConfig) -> LoraConfig | None:
+def step_settings(config: RunConfig) -> StepSettings:
+    """What decides a step of a run."""
+    training = config.training
+    return StepSettings(
+        groups_per_step=training.groups_per_step,
+        group_size=training.group_size,
+        credit=config.credit.to_config(),
+        objective=Objective(
+            surrogate=training.objective,
+            average=training.average,
+            average_length=training.average_length or config.rollout.max_total_tokens,
+            epsilon=training.epsilon,
+            epsilon_high=training.epsilon_high or training.epsilon,
+            beta=training.beta,
+            kl=training.kl,
+        ),
+        epochs=training.epochs,
+        minibatches=training.minibatches,
+        seed=config.seed,
+        trajectory_dir=config.output_dir / "trajectories",
+        token_details=training.token_details,
+        answer_cue=training.answer_cue,
+    )
+
+
+def autocast_of(config: RunConfig) -> torch.dtype | None:
+    """The precision of the update's forward passes; None is that of the weights."""
+    return None if config.training.dtype == "float32" else getattr(torch, config.training.dtype)
+
+
+def _lora(config: RunConfig) -> LoraConfig:
     lora = config.training.lora
-    if lora is None:
-        return None
+    assert lora is not None
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,

@@ -14,17 +14,30 @@ import yaml
 from tspo.config import RunConfig, default_of
 from tspo.errors import BadInput
 from tspo.files import atomic_write, only_one
-from tspo.training.checkpoints import checkpoints_in
+from tspo.old_settings import without_old_settings
+from tspo.training.checkpoints import check_has_state, checkpoints_in, is_whole, last_whole_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAY_CHANGE = frozenset(
-    {f"training.{name}" for name in ("save_every", "keep_checkpoints", "report_to", "micro_batch", "token_details")}
-    | {f"rollout.{name}" for name in ("retriever_deadline", "retriever_give_up_after")}
-    | {f"rollout.query_cache{name}" for name in ("", ".entries", ".path")}
+    {
+        "rollout.query_cache",
+        "rollout.retriever_deadline",
+        "rollout.retriever_give_up_after",
+        "training.gradient_checkpointing",
+        "training.hub",
+        "training.keep_checkpoints",
+        "training.micro_batch",
+        "training.pass_tokens",
+        "training.project",
+        "training.report_to",
+        "training.run_name",
+        "training.save_every",
+        "training.token_details",
+    }
 )
-"""Settings that do not make another experiment of a run that is gone on with."""
+"""Settings that do not make another experiment of a run that is gone on with, with all that is under them."""
 
 
 @contextmanager
@@ -36,20 +49,21 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 
 def prepare_output(config: RunConfig, resume: bool) -> None:
-    """Check that the folder is fresh, or that it holds the run to resume, and write its settings."""
+    """Check that the folder is fresh, or that it holds a run that can be resumed, and write its settings."""
     path = config.output_dir / "config.yaml"
     settings = json.loads(config.model_dump_json())
     traces = [path, config.output_dir / "metrics.jsonl", *checkpoints_in(config.output_dir)]
     if not resume and any(trace.exists() for trace in traces):
         raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
     if path.exists():
-        changed = changed_settings(
-            yaml.safe_load(path.read_text(encoding="utf-8")), settings, MAY_CHANGE | {"training.steps"}
-        )
-        if changed:
+        before = without_old_settings(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+        if changed := changed_settings(before, settings, MAY_CHANGE | {"training.steps"}):
             raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
     elif resume:
         raise BadInput(f"{config.output_dir}: holds no run to resume; start without --resume")
+    checkpoint = last_whole_checkpoint(config.output_dir)
+    if checkpoint is not None and not is_whole(config.output_dir / "model"):
+        check_has_state(checkpoint)
     with atomic_write(path) as stream:
         yaml.safe_dump(settings, stream, sort_keys=False)
 
@@ -68,16 +82,18 @@ def check_disk(model: PreTrainedModel, config: RunConfig) -> None:
 
 
 def changed_settings(before: Any, now: dict[str, Any], may_change: Set[str], place: str = "") -> list[str]:
-    """Dotted keys, sorted, that differ and are not in `may_change`.
+    """Dotted keys, sorted, that differ and are neither in `may_change` nor under one that is.
 
     What `before` lacks had its default: files of older versions do not know newer settings.
     """
     changed = []
     for key in sorted({*before, *now}):
         at = f"{place}{key}"
+        if at in may_change:
+            continue
         old, new = before.get(key, default_of(at)), now.get(key)
         if old and new and isinstance(old, dict) and isinstance(new, dict):
             changed += changed_settings(old, new, may_change, f"{at}.")
-        elif old != new and at not in may_change:
+        elif old != new:
             changed.append(at)
     return changed

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tspo.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from tspo.training.batch import Batch
     from tspo.trajectory import Trajectory
 
 
@@ -51,28 +50,15 @@ def token_ends(token_ids: Sequence[int], text: str, tokenizer: PreTrainedTokeniz
     return ends if said.startswith(text) or text.startswith(said) else None
 
 
-class LogRatios:
-    """The log ratio of each policy token of one rollout, update over sampler, as the last update had it.
+def log_ratios(trajectories: Sequence[Trajectory], batch: Batch, logprobs: torch.Tensor) -> list[NDArray[np.float16]]:
+    """The log ratio of each sampled token, update over sampler: (tokens,) a trajectory.
 
-    Rows are this process's trajectories, in their order; NaN stands for tokens that no update has seen.
+    `logprobs` (N,) are the last update's. NaN stands on the tokens of trajectories that are outside the loss.
     """
-
-    def __init__(self, sampled: Sequence[NDArray[np.int64]], trajectories: Path) -> None:
-        """`sampled` has each row's mask of policy tokens in its completion, `trajectories` is the file they are in."""
-        self.path = log_ratio_file(trajectories)
-        self.rows = [np.full(int(mask.sum()), np.nan, dtype=np.float16) for mask in sampled]
-
-    def note(
-        self, rows: torch.Tensor, logprobs: torch.Tensor, sampled_with: torch.Tensor, scored: torch.Tensor
-    ) -> None:
-        """Take a pass's log-probabilities: all but `rows` (n,) are (n, completion tokens), `scored` a mask."""
-        ratios = (logprobs.detach() - sampled_with).float().cpu().numpy()
-        masks = scored.bool().cpu().numpy()
-        for row, ratio, mask in zip(rows.tolist(), ratios, masks, strict=True):
-            if mask.sum() == len(self.rows[row]):  # a trajectory that is outside the loss has none
-                self.rows[row][:] = ratio[mask]
-
-    def write(self, everyone: Sequence[NDArray[Any]]) -> None:
-        """Write the rows of all processes, in order, whole or not at all."""
-        with atomic_write(self.path) as stream:
-            np.save(stream.buffer, np.concatenate(everyone), allow_pickle=False)
+    ratios = (logprobs - batch.sampled_logprobs).numpy().astype(np.float16)
+    rows = np.split(ratios, batch.loss_tokens.cumsum(0)[:-1].numpy())
+    sampled = (sum(len(turn.token_ids or ()) for turn in trajectory.turns) for trajectory in trajectories)
+    return [
+        row if len(row) == count else np.full(count, np.nan, dtype=np.float16)
+        for row, count in zip(rows, sampled, strict=True)
+    ]

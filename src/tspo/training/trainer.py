@@ -1,280 +1,197 @@
-"""TRL's GRPOTrainer with this project's rollouts and turn-level advantages; everything else is TRL's."""
+"""`tspo train` and `tspo evaluate` from Python: on questions, a retriever and a reward of one's own."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
-from accelerate.utils import gather_object
-from datasets import Dataset
-from transformers import PreTrainedModel
-from trl.trainer.utils import RepeatSampler, pad
+from rich.console import Console
 
-from tspo.credit import Credit, CreditConfig, assign_credit
+from tspo.config import RunConfig, make_config
 from tspo.datasets.questions import Question
-from tspo.protocol import ANSWER_CUE
+from tspo.errors import BadInput
+from tspo.evaluation.metrics import Summary
 from tspo.retrieval.base import Retriever
-from tspo.rewards.stepsearch import FIELD as SUPPORTING_PASSAGES
-from tspo.rollout.batched_search import SearchLog
-from tspo.rollout.codec import Codec
-from tspo.rollout.completion import Completion, completion_of
-from tspo.rollout.episode import AgentLoop, Limits, Request
-from tspo.rollout.sampler import Sampler
-from tspo.rollout.transformers_sampler import TransformersSampler
-from tspo.training.answer_scores import check_can_score, mean_log_probabilities, score_answers
-from tspo.training.checkpoints import mark_whole
-from tspo.training.diagnostics import PREFIX, all_wrong, rollout_metrics, search_metrics
-from tspo.training.step_files import save_step, step_file
-from tspo.training.token_advantages import spread_over_tokens
-from tspo.training.token_details import LogRatios, add_token_ends
-from tspo.training.update_by_passes import UpdateByPasses
-from tspo.training.whole_policy import WholePolicy, is_spread
-from tspo.trajectory import Trajectory
+from tspo.retrieval.places import IN_PYTHON
+from tspo.rewards import Reward
+from tspo.rewards.in_python import TurnReward, know_reward, reward_name
+from tspo.training.checkpoints import is_whole
+from tspo.training.materials import Given
+from tspo.training.run import run_evaluation, run_training
+from tspo.training.signals import Stopped
+from tspo.trajectory import check_golden_answers
 
-Progress = Callable[[int, int], None]
-"""Called with (episodes that ended, episodes in all)."""
-
-MakeSampler = Callable[[PreTrainedModel, int, float], Sampler]
-"""Called with the policy, the sessions side by side, and the temperature."""
+Section = Mapping[str, Any]
+"""The keys of one section of a configuration file."""
 
 
-class EpochSampler(RepeatSampler):
-    """TRL's order of questions, drawn anew from seed and epoch.
+class Trainer:
+    """Trains a search agent on questions, a retriever and a reward of one's own: a run of `tspo train`, from Python.
 
-    TRL's own draws each epoch from what the last one left, which a resumed run does not have.
+    `model` is a name on the hub or a folder; `retriever` is anything with `search`, or the address of a service or an
+    index folder. `reward` gives a trajectory one number a turn; without it the algorithm's own is taken. The sections
+    are those of a configuration file, and `test_questions` are answered before and after the training. What the run
+    prints goes to `console`. Raises BadInput for what `tspo train` would refuse.
     """
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called before an epoch's first question is drawn."""
-        if self.shuffle:
-            self.generator.manual_seed(self.seed + epoch)
-
-
-class TSPOTrainer(UpdateByPasses):
-    """GRPO over multi-turn search episodes, with one advantage a turn.
-
-    The rollout is this project's agent loop; the advantages are those of `tspo.credit`, spread over the
-    tokens that the policy sampled in each turn. Feedback tokens are outside loss, KL and ratios (TRL's
-    `env_mask`). `train_dataset` rows hold `prompt` (the question) and `index` (its place in `questions`).
-    Loss, clipping and KL are TRL's (`loss_type="dapo"`: the mean over all sampled tokens of the step).
-    """
-
-    # TRL's own card, where there is no run's to write instead
-    _tag_names: ClassVar = ["trl", "tspo"]
-    _name = "TSPO"
-    _paper: ClassVar = {
-        "title": "TSPO: Breaking the Double Homogenization Dilemma in Multi-turn Search Policy Optimization",
-        "id": "2601.22776",
-    }
 
     def __init__(
         self,
-        model: Any,
-        *,
+        model: str,
         questions: Sequence[Question],
-        retriever: Retriever,
-        codec: Codec,
-        limits: Limits,
-        credit: CreditConfig,
-        concurrency: int = 32,
-        make_sampler: MakeSampler | None = None,
-        sampling_dtype: torch.dtype | None = None,
-        trajectory_dir: Path | None = None,
-        token_details: bool = True,
-        write_card: Callable[[Path], None] | None = None,
-        on_episode: Progress | None = None,
-        answer_cue: str = ANSWER_CUE,
-        **kwargs: Any,
+        *,
+        retriever: Retriever | str,
+        reward: TurnReward | Reward | None = None,
+        test_questions: Sequence[Question] = (),
+        output_dir: str | Path = "runs/run",
+        seed: int = 0,
+        device: str = "auto",
+        rollout: Section | None = None,
+        credit: Section | None = None,
+        training: Section | None = None,
+        warmup: Section | None = None,
+        evaluation: Section | None = None,
+        console: Console | None = None,
     ) -> None:
-        credit.check_no_critic()
-        super().__init__(
-            model=model,
-            reward_funcs=[outcome_reward],
-            rollout_func=lambda _, trainer: trainer.rollout(),
-            **kwargs,
+        credit = dict(credit or {})
+        if reward is not None:
+            if "reward" in credit:
+                raise BadInput("Trainer: credit.reward: there is reward= already; leave one of them out")
+            credit["reward"] = reward_name(reward)
+        output = Path(output_dir)
+        self.config: RunConfig = _config(
+            "Trainer",
+            model,
+            retriever,
+            rollout,
+            output_dir=str(output),
+            seed=seed,
+            device=device,
+            data={
+                "train": [str(output / "questions.jsonl")],
+                "test": [str(output / "test_questions.jsonl")] if test_questions else [],
+            },
+            credit=credit,
+            training=training,
+            warmup=warmup,
+            evaluation=evaluation,
         )
-        if credit.rewards.needs == "model":
-            check_can_score(self.model)
-        self.questions = questions
-        self.retriever = retriever
-        self.codec = codec
-        self.limits = limits
-        self.credit = credit
-        self.concurrency = concurrency
-        self._make_sampler = make_sampler or self._transformers_sampler
-        self.trajectory_dir = trajectory_dir
-        self.token_details = token_details and trajectory_dir is not None
-        self.write_card = write_card
-        self.on_episode = on_episode
-        self.answer_cue = answer_cue
-        self._sampler: Sampler | None = None
-        self._whole = WholePolicy(self.model, sampling_dtype) if is_spread(self.accelerator) else None
-        self._indices: list[int] = []
-        self._searches = SearchLog()
-        self._completions: list[Completion] = []
-        self._credits: list[Credit] = []
-        self._all_wrong: list[bool] = []
-
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochSampler:
-        """TRL's sampler, but one that a resumed run can go on with in the middle of any epoch."""
-        return EpochSampler(
-            data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            shuffle=self.shuffle_dataset,
-            seed=self.args.seed,
+        """The run's settings, whole and checked: what its config.yaml will say."""
+        self._given = Given(
+            _checked("questions", questions),
+            _checked("test_questions", test_questions) if test_questions else [],
+            None if isinstance(retriever, str) else retriever,
         )
+        if self.config.credit.to_config().rewards.needs == "passages":
+            _check_passages(self._given.train)
+        self._reward = reward
+        self._console = console or Console()
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's batch with `advantages` of shape (trajectories, completion tokens)."""
-        self._indices = [row["index"] for row in inputs]
-        output = super()._generate_and_score_completions(inputs)
-        device = output["completion_ids"].device
-        turn_number = self._padded([torch.tensor(completion.turn_index + 1) for completion in self._completions])
-        turn_advantages = pad([torch.tensor(credit.turn_advantages) for credit in self._credits])
-        output["advantages"] = spread_over_tokens(turn_advantages, turn_number).to(device)
-        sampled_with = [torch.tensor(completion.logprobs, dtype=torch.float32) for completion in self._completions]
-        output["sampled_with"] = self._padded(sampled_with).to(device)
-        output["all_wrong"] = torch.tensor(self._all_wrong, device=device)
-        output["row"] = torch.arange(len(self._completions), device=device)
-        return output
+    def train(self, *, resume: bool = False) -> Path:
+        """Run all stages of `tspo train`, or go on from the last checkpoint; the folder of the trained model.
 
-    def _padded(self, rows: list[torch.Tensor]) -> torch.Tensor:
-        return pad(rows, padding_value=0, pad_to_multiple_of=self.pad_to_multiple_of)
+        Ctrl-C saves, and ends the program as it ends `tspo train`.
+        """
+        if self._reward is not None:
+            know_reward(self._reward)
+        try:
+            run_training(self.config, resume=resume, console=self._console, given=self._given)
+        except Stopped as stopped:
+            self._console.print("Stopped; train(resume=True) goes on from here.")
+            raise SystemExit(stopped.exit_code) from None
+        return self._model
 
-    def rollout(self) -> dict[str, list[Any]]:
-        """Run the episodes of this step's questions and credit them, over all processes together."""
-        started = time.perf_counter()
-        first = self.accelerator.process_index * len(self._indices)
-        step = self.state.global_step
-        requests = []
-        for i, index in enumerate(self._indices):
-            group, member = divmod(first + i, self.num_generations)
-            group_id = f"{step + 1:06d}-{group:04d}"
-            requests.append(
-                Request(
-                    question=self.questions[index],
-                    group_id=group_id,
-                    trajectory_id=f"{group_id}-{member}",
-                    seed=f"{self.args.seed}/{step}/{first + i}",
-                )
+    def evaluate(self, questions: Sequence[Question], *, folder: str | Path | None = None) -> Summary:
+        """How well the trained model, or before training the model as it is, answers `questions`.
+
+        The trajectories and the summary are written to `folder`, by default evaluation/MODEL in `output_dir`.
+        """
+        model = str(self._model) if is_whole(self._model) else self.config.model
+        config = self.config.model_copy(update={"model": model})
+        given = Given([], _checked("questions", questions), self._given.retriever)
+        place = config.output_dir / "evaluation" / _file_name(model) if folder is None else Path(folder)
+        return run_evaluation(config, place, again=True, console=self._console, given=given)
+
+    @property
+    def _model(self) -> Path:
+        return self.config.output_dir / "model"
+
+
+def evaluate(
+    model: str,
+    questions: Sequence[Question],
+    *,
+    retriever: Retriever | str,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    rollout: Section | None = None,
+    evaluation: Section | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """How well `model` answers `questions`, as `tspo evaluate` measures it; for the arguments see `Trainer`.
+
+    The trajectories and the summary are written to `folder`, by default runs/evaluation/MODEL. Raises BadInput.
+    """
+    place = Path("runs", "evaluation", _file_name(model)) if folder is None else Path(folder)
+    config = _config(
+        "evaluate",
+        model,
+        retriever,
+        rollout,
+        seed=seed,
+        device=device,
+        data={"train": [str(place / "questions.jsonl")]},  # settings want one; an evaluation does not read it
+        evaluation=evaluation,
+    )
+    given = Given([], _checked("questions", questions), None if isinstance(retriever, str) else retriever)
+    return run_evaluation(config, place, again=True, console=console or Console(), given=given)
+
+
+def _config(where: str, model: str, retriever: Retriever | str, rollout: Section | None, **settings: Any) -> RunConfig:
+    """The settings, checked as those of a file are; sections that are not given have their defaults."""
+    if not isinstance(model, str):
+        raise BadInput(f"{where}: model: expected a name or a folder, got {type(model).__name__}; save it to a folder")
+    rollout = dict(rollout or {})
+    if "retriever" in rollout:
+        raise BadInput(f"{where}: rollout.retriever: there is retriever= already; leave it out")
+    rollout["retriever"] = retriever
+    if not isinstance(retriever, str):
+        if not callable(getattr(retriever, "search", None)):
+            raise BadInput(
+                f"{where}: retriever: {type(retriever).__name__} has no search; docs/extend.md has an example"
             )
-        trajectories = self._run_episodes(requests)
-        if self.token_details:
-            for trajectory in trajectories:
-                add_token_ends(trajectory, self.codec.tokenizer)
-        self._add_what_the_reward_needs(trajectories)
-
-        # A group may lie on several processes: credit is given where all of it is known.
-        everyone: list[Trajectory] = gather_object(trajectories)
-        seconds = time.perf_counter() - started  # the slowest process decides
-        credits = assign_credit(everyone, self.credit)
-        if self.accelerator.is_main_process and self.trajectory_dir is not None:
-            save_step(everyone, credits, step + 1, self.trajectory_dir)
-        metrics = rollout_metrics(everyone, credits, self.credit, seconds)
-        metrics |= search_metrics(gather_object([self._searches]))
-        for name, value in metrics.items():
-            self._note(PREFIX + name, value)
-
-        self._credits = credits[first : first + len(requests)]
-        self._all_wrong = all_wrong(everyone, credits)[first : first + len(requests)]
-        self._completions = [completion_of(trajectory) for trajectory in trajectories]
-        if self.token_details and self.trajectory_dir is not None:
-            sampled = [completion.sampled for completion in self._completions]
-            self._log_ratios = LogRatios(sampled, step_file(self.trajectory_dir, step + 1))
-        masks = [
-            _loss_mask(trajectory, completion)
-            for trajectory, completion in zip(trajectories, self._completions, strict=True)
-        ]
-        self._scored = self._padded([torch.tensor(mask) for mask in masks])
-        return {
-            "prompt_ids": [trajectory.prompt_token_ids for trajectory in trajectories],
-            "completion_ids": [completion.token_ids.tolist() for completion in self._completions],
-            "logprobs": [completion.logprobs.tolist() for completion in self._completions],
-            "env_mask": masks,
-            "outcome": [credit.outcome for credit in self._credits],
-        }
-
-    def _transformers_sampler(self, model: PreTrainedModel, rows: int, temperature: float) -> Sampler:
-        capacity = self.limits.max_total_tokens
-        return TransformersSampler(model, self.codec, rows=rows, capacity=capacity, temperature=temperature)
-
-    def _run_episodes(self, requests: list[Request]) -> list[Trajectory]:
-        model = self.accelerator.unwrap_model(self.model)
-        if self._whole is not None:
-            self._whole.take_over(self.model_wrapped)
-            model = self._whole.model
-        if self._sampler is None:
-            self._sampler = self._make_sampler(model, min(self.concurrency, len(requests)), self.temperature)
-        self._sampler.refresh()
-        ended = 0
-
-        def on_done(_: Trajectory) -> None:
-            nonlocal ended
-            ended += 1
-            if self.on_episode is not None:
-                self.on_episode(ended, len(requests))
-
-        with _evaluating(model):
-            loop = AgentLoop(self._sampler, self.codec, self.retriever, self.limits)
-            self._searches = loop.searches
-            return loop.rollout(requests, on_done)
-
-    def _add_what_the_reward_needs(self, trajectories: list[Trajectory]) -> None:
-        needs = self.credit.rewards.needs
-        if needs == "model":
-            score_answers(trajectories, self.codec, self, self.answer_cue)
-        elif needs == "passages":
-            for index, trajectory in zip(self._indices, trajectories, strict=True):
-                trajectory.extra[SUPPORTING_PASSAGES] = list(self.questions[index].supporting_passages)
-
-    def answer_log_probabilities(
-        self, prefixes: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-    ) -> list[float]:
-        """For each prefix, the mean log-probability of its answer's tokens, at the sampling temperature."""
-        model = self.accelerator.unwrap_model(self.model) if self._whole is None else self._whole.model
-        with _evaluating(model), self.accelerator.autocast():
-            return mean_log_probabilities(model, prefixes, answers, self.temperature)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's README.md, written with each checkpoint and push; the run's own card where there is one."""
-        if self.write_card is None:
-            super().create_model_card(*args, **kwargs)
-        elif self.is_world_process_zero():
-            self.write_card(Path(self.args.output_dir))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if self.write_card is not None:
-                self.write_card(checkpoint)
-            mark_whole(checkpoint)
+        if rollout.get("query_cache") is not None:
+            raise BadInput(f"{where}: rollout.query_cache: is for a retriever that is named, not for an object")
+        rollout["retriever"] = f"{IN_PYTHON}{type(retriever).__name__}"
+    given = {name: value for name, value in settings.items() if value is not None}
+    return make_config(copy.deepcopy({"model": model, "rollout": rollout} | given), where)
 
 
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def _checked(name: str, questions: Sequence[Question]) -> list[Question]:
+    """The questions, which can be written to a file and read again; raises BadInput otherwise."""
+    seen: set[str] = set()
+    for question in questions:
+        if not isinstance(question, Question):
+            raise BadInput(
+                f"{name}: expected Questions, got {type(question).__name__}; tspo.read_questions reads files"
+            )
+        if question.id in seen:
+            raise BadInput(f"{name}: two have the id {question.id!r}; give each its own")
+        seen.add(question.id)
+        answers = question.golden_answers
+        check_golden_answers(list(answers) if isinstance(answers, tuple) else answers, f"{name}, {question.id!r}")
+    if not seen:
+        raise BadInput(f"{name}: there are none; give at least one")
+    return [*questions]
 
 
-def outcome_reward(outcome: list[float], **_: Any) -> list[float]:
-    """The exact match that the rollout found; TRL logs it, the advantages do not come from it."""
-    return outcome
+def _check_passages(questions: Sequence[Question]) -> None:
+    for question in questions:
+        if not question.supporting_passages:
+            raise BadInput(f"questions: {question.id!r} has no supporting_passages; the reward reads them")
 
 
-def _loss_mask(trajectory: Trajectory, completion: Completion) -> list[int]:
-    """1 on the tokens that the loss is over: the sampled ones, none where the retriever failed."""
-    if trajectory.retriever_failed:
-        return [0] * len(completion.token_ids)
-    return list(completion.sampled.tolist())
+def _file_name(model: str) -> str:
+    return Path(model).name.replace(":", "-")

@@ -17,11 +17,15 @@ from transformers import PreTrainedModel
 from tspo.errors import BadInput
 
 
-def is_spread(accelerator: Accelerator) -> bool:
-    """Whether a process holds only its part of the parameters; raises BadInput where they could not be gathered."""
+def check_distribution(accelerator: Accelerator) -> None:
+    """Raise BadInput where a policy's parameters would be spread so that they could not be gathered."""
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise BadInput("accelerate's configuration: fsdp_version 1 flattens parameters; say fsdp_version: 2")
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether a process holds only its part of the parameters."""
     if accelerator.distributed_type == DistributedType.FSDP:
-        if not accelerator.is_fsdp2:
-            raise BadInput("accelerate's configuration: fsdp_version 1 flattens parameters; say fsdp_version: 2")
         return True
     return accelerator.distributed_type == DistributedType.DEEPSPEED and _zero_stage(accelerator) == 3
 

@@ -49,7 +49,7 @@ def test_the_hub_reads_its_metadata_and_its_results(run):
     card = card_of(run, settings={"model": "Org/Base", "credit": {"algorithm": "grpo"}}, hub_id="me/mine")
     assert card.data.base_model == "Org/Base"
     assert card.data.library_name == "transformers"
-    assert {"trl", "tspo", "grpo"} <= set(card.data.tags)
+    assert card.data.tags == ["tspo", "search-agent", "reinforcement-learning", "grpo"]
     results = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
     assert results == {("wiki", "exact_match"): 0.5, ("wiki", "f1"): 0.5}
     assert card.data.model_name == "me/mine"
@@ -85,7 +85,7 @@ def test_files_are_named_with_their_checksum_and_without_their_place(run, tmp_pa
         "model": str(secret / "base"),
         "output_dir": str(secret),
         "data": {"train": [str(secret / "train.jsonl")], "corpus": str(secret / "gone.jsonl")},
-        "training": {"trl": {"hub_token": "hf_secret"}},
+        "rollout": {"server": {"api_key": "hf_secret"}},
     }
     text = (run / "model" / "README.md").read_text() if card_of(run, settings=settings) else ""
     digest = "73cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac"

@@ -38,6 +38,14 @@ def test_passes_grow_with_their_tokens() -> None:
     assert many == pytest.approx(4 * few)
 
 
+def test_without_checkpoints_all_layers_keep_what_is_inside_them() -> None:
+    few = config(verl={"tokens_per_gpu": 1000}, training={"gradient_checkpointing": False})
+    logits, gathered = 1000 * 151_936 * 8, 2 * 2 * QWEN_3B.parameters / 36
+    assert estimate_memory(few, QWEN_3B, 80).passes == pytest.approx(
+        (1000 * 2048 * 36 * 16 * 2 + logits + gathered) / 1e9
+    )
+
+
 def test_adapters_leave_no_moments_and_offloading_no_states() -> None:
     whole = estimate_memory(config(), QWEN_3B, 80)
     assert estimate_memory(config(training={"lora": {}}), QWEN_3B, 80).states == pytest.approx(whole.states / 4)

@@ -43,7 +43,6 @@ def test_what_means_the_same_has_the_names_of_every_other_run(tmp_path: Path) ->
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
         "step": 1,
         "learning_rate": 0.5,
-        "reward": 0.25,
         "step_seconds": 5.0,
         "rollout_seconds": 3.0,
         "exact_match": 0.25,

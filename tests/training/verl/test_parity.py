@@ -1,4 +1,4 @@
-"""The same trajectories through TRL's path and through verl's: turn rewards, advantages, masks and loss are equal."""
+"""The same trajectories through our update and through verl's: turn rewards, advantages, masks and loss are equal."""
 
 import asyncio
 import dataclasses
@@ -10,38 +10,35 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
-pytest.importorskip("trl")
 
-from datasets import Dataset  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from tensordict import TensorDict  # noqa: E402
-from trl import GRPOConfig  # noqa: E402
-from verl import DataProto  # noqa: E402
-from verl.trainer.ppo.ray_trainer import compute_advantage  # noqa: E402
-from verl.utils import tensordict_utils as tu  # noqa: E402
-from verl.utils.config import omega_conf_to_dataclass  # noqa: E402
-from verl.workers.utils.losses import ppo_loss  # noqa: E402
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from verl import DataProto
+from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.utils.losses import ppo_loss
 
-from tspo.advantages import ADVANTAGES  # noqa: E402
-from tspo.config import RunConfig  # noqa: E402
-from tspo.credit import CreditConfig, assign_credit  # noqa: E402
-from tspo.datasets.questions import Question  # noqa: E402
-from tspo.rollout.codec import Codec  # noqa: E402
-from tspo.rollout.completion import completion_of  # noqa: E402
-from tspo.rollout.episode import Limits  # noqa: E402
-from tspo.training.trainer import TSPOTrainer  # noqa: E402
-from tspo.training.verl.agent_loop import output_of  # noqa: E402
-from tspo.training.verl.carried import CarriedRow, Handover, carried_row, handed_over  # noqa: E402
-from tspo.training.verl.reward_manager import TSPORewardManager  # noqa: E402
-from tspo.training.verl.translation import translate  # noqa: E402
-from tspo.trajectory import StopReason, Trajectory, Turn  # noqa: E402
+from tspo.advantages import ADVANTAGES
+from tspo.config import RunConfig
+from tspo.credit import CreditConfig, assign_credit
+from tspo.rollout.codec import Codec
+from tspo.rollout.completion import completion_of
+from tspo.training.batch import Batch
+from tspo.training.objective import Objective
+from tspo.training.run import step_settings
+from tspo.training.update import Learner, update_policy, with_other_policies
+from tspo.training.verl.agent_loop import output_of
+from tspo.training.verl.carried import CarriedRow, Handover, carried_row, handed_over
+from tspo.training.verl.reward_manager import TSPORewardManager
+from tspo.training.verl.translation import translate
+from tspo.trajectory import StopReason, Trajectory, Turn
 
 pytestmark = pytest.mark.verl
 
 GROUPS, GROUP_SIZE, TEMPERATURE = 4, 4, 0.7
-QUESTIONS = [Question(f"q{i}", f"question {i}", (f"answer{i}",), "made") for i in range(GROUPS)]
 CREDITS = [
     *(credit for credit in map(CreditConfig, ADVANTAGES) if not (credit.rewards.needs or credit.needs_critic)),
     CreditConfig(alpha=0.3, credit="through_first_turn", baseline="reached", scale="none"),
@@ -49,14 +46,14 @@ CREDITS = [
 ]
 
 
-def made_up(codec: Codec, seed: int) -> list[Trajectory]:
-    """Groups of trajectories of 1 to 4 turns: right, near misses, wrong, and some whose retriever failed."""
+def made_up(codec: Codec, seed: int, failing: float = 0.1) -> list[Trajectory]:
+    """Groups of trajectories of 1 to 4 turns: right, near misses, wrong, and a share whose retriever failed."""
     chance = random.Random(seed)
     trajectories = []
     for i in range(GROUPS * GROUP_SIZE):
-        question = QUESTIONS[i // GROUP_SIZE]
-        golden = question.golden_answers[0]
-        failed = chance.random() < 0.1
+        group, member = divmod(i, GROUP_SIZE)
+        golden = f"answer{group}"
+        failed = chance.random() < failing
         turns = []
         for _ in range(chance.randrange(4)):
             feedback, ids = codec.feedback([f'"T"\nit is {chance.choice([golden, "nothing", "elsewhere"])}'], 40)
@@ -67,14 +64,14 @@ def made_up(codec: Codec, seed: int) -> list[Trajectory]:
         )
         trajectories.append(
             Trajectory(
-                group_id=f"g{i // GROUP_SIZE}",
-                trajectory_id=f"g{i // GROUP_SIZE}-{i % GROUP_SIZE}",
-                question=question.question,
-                golden_answers=list(question.golden_answers),
+                group_id=f"q{group}",
+                trajectory_id=f"q{group}-{member}",
+                question=f"question {group}",
+                golden_answers=[golden],
                 turns=turns,
                 answer=None if failed else answer,
                 stop_reason=StopReason.RETRIEVER_ERROR if failed else StopReason.ANSWER,
-                prompt_token_ids=codec.prompt(question.question),
+                prompt_token_ids=codec.prompt(f"question {group}"),
             )
         )
     return trajectories
@@ -89,19 +86,29 @@ def make_turn(codec: Codec, action: str, chance: random.Random, *rest: Any) -> T
 
 @dataclasses.dataclass
 class Sides:
-    """One step on TRL's side: the trainer, its trajectories and its batch; and verl's settings of the same run."""
+    """One run on both sides: what learns here, a batch and what it is made of; and verl's settings."""
 
-    trainer: TSPOTrainer
+    learner: Learner
+    objective: Objective
+    codec: Codec
     trajectories: list[Trajectory]
-    inputs: dict[str, Any]
+    batch: Batch
+    reference: Any
     verl: Any
 
 
 @pytest.fixture
-def make_sides(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> Callable[..., Sides]:
-    from transformers import AutoModelForCausalLM
-
-    def make(credit: CreditConfig, seed: int, beta: float = 0.05) -> Sides:
+def make_sides(
+    tiny_model: Any,
+    tiny_model_folder: Path,
+    codec: Codec,
+    new_learner: Callable[..., Learner],
+    another: Callable[..., Any],
+    batch_of: Callable[..., Batch],
+    tmp_path: Path,
+) -> Callable[..., Sides]:
+    def make(credit: CreditConfig, seed: int, failing: float = 0.1, **training: Any) -> Sides:
+        training = {"beta": 0.05, "dtype": "float32", "groups_per_step": GROUPS, "group_size": GROUP_SIZE} | training
         config = RunConfig.model_validate(
             {
                 "model": str(tiny_model_folder),
@@ -110,53 +117,24 @@ def make_sides(tiny_model_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> 
                 "data": {"world": {}},
                 "rollout": {"temperature": TEMPERATURE},
                 "credit": dataclasses.asdict(credit),
-                "training": {"beta": beta, "dtype": "float32", "groups_per_step": GROUPS, "group_size": GROUP_SIZE},
+                "training": training,
                 "verl": {"gpus_per_node": 1},
             }
         )
-        codec = Codec(tiny_tokenizer, "Answer.\nQuestion: {question}")
-        trainer = TSPOTrainer(
-            AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32),
-            questions=QUESTIONS,
-            retriever=None,
-            codec=codec,
-            limits=Limits(),
-            credit=credit,
-            args=GRPOConfig(
-                output_dir=str(tmp_path),
-                per_device_train_batch_size=GROUPS * GROUP_SIZE,
-                num_generations=GROUP_SIZE,
-                temperature=TEMPERATURE,
-                use_bias_correction_kl=False,
-                beta=beta,
-                epsilon=config.training.epsilon,
-                bf16=False,
-                use_cpu=True,
-                max_steps=1,
-                report_to=[],
-            ),
-            train_dataset=Dataset.from_dict({"prompt": [q.question for q in QUESTIONS], "index": range(GROUPS)}),
-            processing_class=tiny_tokenizer,
-        )
-        trajectories = made_up(codec, seed)
-        trainer._run_episodes = lambda requests: trajectories
-        # Another policy, but a near one: verl bounds a token's KL estimate at 10, TRL does not.
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in trainer.ref_model.parameters() if trainer.ref_model else ():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
-        trainer.model.train()
-        trainer.current_gradient_accumulation_steps = 1
-        rows = [{"prompt": QUESTIONS[i // GROUP_SIZE].question, "index": i // GROUP_SIZE} for i in range(16)]
-        inputs = trainer._generate_and_score_completions(rows)
-        return Sides(trainer, trajectories, inputs, translate(config, None, resume=False))
+        # Another policy, but a near one: verl bounds a token's KL estimate at 10, we do not.
+        reference = another(tiny_model, size=0.01) if training["beta"] else None
+        trajectories = made_up(codec, seed, failing)
+        learner = new_learner(reference=reference, max_rows=5)
+        batch = with_other_policies(learner, batch_of(trajectories, credit), updates=1)
+        objective = step_settings(config).objective
+        return Sides(learner, objective, codec, trajectories, batch, reference, translate(config, None, resume=False))
 
     return make
 
 
 def rewarded(sides: Sides) -> list[CarriedRow]:
     """What the trajectories carry once verl's reward worker has seen them."""
-    manager = TSPORewardManager(sides.verl, sides.trainer.codec.tokenizer, None)
+    manager = TSPORewardManager(sides.verl, sides.codec.tokenizer, None)
     rows = []
     for trajectory in sides.trajectories:
         output = output_of(trajectory)
@@ -200,36 +178,32 @@ def jagged(rows: list[Any]) -> torch.Tensor:
 @pytest.mark.parametrize("credit", CREDITS, ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_turn_rewards_advantages_and_masks_are_equal(make_sides, credit: CreditConfig, seed: int) -> None:
-    sides = make_sides(credit, seed)
+    sides = make_sides(credit, seed, beta=0.0)
     carried = [row.trajectory for row in rewarded(sides)]
     assert [earned.turn_rewards for earned in assign_credit(carried, credit)] == [
-        made.turn_rewards for made in sides.trainer._credits
+        made.turn_rewards for made in assign_credit(sides.trajectories, credit)
     ]
 
-    batch, inputs = verl_batch(sides).batch, sides.inputs
-    mask = inputs["completion_mask"] * inputs["tool_mask"]
-    assert torch.equal(batch["response_mask"], mask)
-    assert inputs["advantages"].abs().max() > 0
-    torch.testing.assert_close(batch["advantages"], inputs["advantages"] * mask, rtol=0, atol=1e-6)
+    batch, mask = verl_batch(sides).batch, verl_batch(sides).batch["response_mask"].bool()
+    assert mask.sum(1).tolist() == sides.batch.loss_tokens.tolist()
+    for row, in_loss, output in zip(
+        mask, sides.batch.in_loss.split(sides.batch.lengths.tolist()), map(output_of, sides.trajectories), strict=True
+    ):
+        assert torch.equal(row[: len(output.response_ids)], in_loss[len(output.prompt_ids) :])
+    assert sides.batch.advantages.abs().max() > 0
+    torch.testing.assert_close(batch["advantages"][mask], sides.batch.advantages, rtol=0, atol=1e-6)
+    assert (batch["advantages"][~mask] == 0).all()
 
 
-@pytest.mark.parametrize("credit", CREDITS, ids=str)
-@pytest.mark.parametrize("beta", [0.05, 0.0])
-def test_loss_and_gradient_are_equal(make_sides, credit: CreditConfig, beta: float) -> None:
-    sides = make_sides(credit, seed=5, beta=beta)
-    trainer, model = sides.trainer, sides.trainer.model
+def assert_equal_updates(sides: Sides) -> None:
+    """Loss to 1e-6 and gradient to 1e-5, off policy: ratios are on both sides of the clip."""
+    learner, model = sides.learner, sides.learner.model
     outputs = [output_of(trajectory) for trajectory in sides.trajectories]
     generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():  # off policy: ratios on both sides of the clip
+    with torch.no_grad():
         responses = [whole_logprobs(model, output)[len(output.prompt_ids) - 1 : -1] for output in outputs]
-        old = [values + 0.4 * torch.randn(values.shape, generator=generator) for values in responses]
-
-    inputs = dict(sides.inputs)
-    inputs["old_per_token_logps"] = torch.nn.utils.rnn.pad_sequence(old, batch_first=True)
-    model.zero_grad()
-    trl_loss = trainer._compute_loss(model, inputs)
-    trl_loss.backward()
-    trl_gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    old = [values + 0.4 * torch.randn(values.shape, generator=generator) for values in responses]
+    of_loss = [torch.tensor(output.response_mask).bool() for output in outputs]
 
     advantages = verl_batch(sides).batch["advantages"]
     data = TensorDict(
@@ -244,24 +218,48 @@ def test_loss_and_gradient_are_equal(make_sides, credit: CreditConfig, beta: flo
         },
         batch_size=len(outputs),
     )
-    if beta:
+    if sides.reference is not None:
         with torch.no_grad():
-            reference = [
-                whole_logprobs(trainer.ref_model, output)[len(output.prompt_ids) - 1 : -1] for output in outputs
-            ]
+            reference = [whole_logprobs(sides.reference, output)[len(output.prompt_ids) - 1 : -1] for output in outputs]
         data["ref_log_prob"] = jagged(reference)
         assert max((theirs - ours).max() for theirs, ours in zip(reference, responses, strict=True)) < 2
     tokens = sum(sum(output.response_mask) for output in outputs)
     tu.assign_non_tensor(data, dp_size=1, batch_num_tokens=tokens, global_batch_size=len(outputs))
-    model.zero_grad()
     actor = omega_conf_to_dataclass(sides.verl.actor_rollout_ref.actor)
     verl_loss, _ = ppo_loss(actor, {"log_probs": jagged_with_grad(model, outputs)}, data)
     verl_loss.backward()
     verl_gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
-    assert trl_loss.item() != 0
-    assert abs(trl_loss.item() - verl_loss.item()) < 1e-6
-    assert (trl_gradient - verl_gradient).norm() / verl_gradient.norm() < 1e-5
+    batch = dataclasses.replace(
+        sides.batch, old_logprobs=torch.cat([row[mask] for row, mask in zip(old, of_loss, strict=True)])
+    )
+    update = update_policy(learner, batch, sides.objective)
+    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    assert verl_loss.item() != 0
+    assert abs(update.metrics["loss"] - verl_loss.item()) < 1e-6
+    assert (gradient - verl_gradient).norm() / verl_gradient.norm() < 1e-5
+
+
+@pytest.mark.parametrize("credit", CREDITS, ids=str)
+@pytest.mark.parametrize("beta", [0.05, 0.0])
+def test_loss_and_gradient_are_equal(make_sides, credit: CreditConfig, beta: float) -> None:
+    assert_equal_updates(make_sides(credit, seed=5, beta=beta))
+
+
+@pytest.mark.parametrize("objective", ["ppo", "gspo", "cispo", "reinforce"])
+@pytest.mark.parametrize("average", ["tokens", "trajectories", "constant"])
+@pytest.mark.parametrize("kl", ["k3", "k1"])
+def test_every_objective_is_equal(make_sides, objective: str, average: str, kl: str) -> None:
+    settings: dict[str, Any] = {"objective": objective, "average": average, "kl": kl}
+    if objective != "reinforce":
+        settings["epsilon_high"] = 0.28
+    if average == "constant":
+        settings["average_length"] = 100
+    # verl's GSPO is its variant for advantages of tokens: the same thing where a trajectory has one
+    credit = CreditConfig(algorithm="grpo") if objective == "gspo" else CreditConfig()
+    # verl's means over trajectories count those outside the loss too
+    assert_equal_updates(make_sides(credit, seed=4, failing=0.0, **settings))
 
 
 def jagged_with_grad(model: Any, outputs: list[Any]) -> torch.Tensor:
@@ -272,8 +270,8 @@ def jagged_with_grad(model: Any, outputs: list[Any]) -> torch.Tensor:
 
 def test_completions_are_the_same_tokens(make_sides) -> None:
     sides = make_sides(CreditConfig(), 0)
-    for row, trajectory in enumerate(sides.trajectories):
+    rows = sides.batch.token_ids.split(sides.batch.lengths.tolist())
+    for row, trajectory in zip(rows, sides.trajectories, strict=True):
         output = output_of(trajectory)
         assert output.response_ids == completion_of(trajectory).token_ids.tolist()
-        count = int(sides.inputs["completion_mask"][row].sum())
-        assert output.response_ids == sides.inputs["completion_ids"][row, :count].tolist()
+        assert [*output.prompt_ids, *output.response_ids] == row.tolist()

@@ -26,7 +26,7 @@ CURVES = "curves.png"
 CARD_FILES = frozenset({CARD, CURVES})
 """What `write_card` writes; both are written anew as a run goes on."""
 
-_LIBRARIES = ("trl", "transformers", "torch", "datasets", "tokenizers", "peft")
+_LIBRARIES = ("transformers", "torch", "accelerate", "peft", "tokenizers")
 _RECENT = 20
 """Steps at the end of training whose mean is told."""
 _ROLLOUT_METRICS = {
@@ -119,7 +119,7 @@ def _metadata(run: RunFiles, hub_id: str | None) -> str:
         fields["base_model"] = model
     if results:
         fields |= {"model_name": hub_id or run.folder.resolve().name, "eval_results": results}
-    tags = ["generated_from_trainer", "trl", "tspo", "search-agent", "reinforcement-learning"]
+    tags = ["tspo", "search-agent", "reinforcement-learning"]
     if algorithm and algorithm not in tags:
         tags.append(str(algorithm))
     return ModelCardData(**fields, tags=tags).to_yaml()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tspo.evaluation.report.headline import setting
 from tspo.evaluation.report.run_files import RunFiles
+from tspo.retrieval.places import IN_PYTHON
+from tspo.rewards.in_python import is_in_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,15 @@ def next_steps(run: RunFiles) -> list[NextStep]:
         if (run.folder / link).exists():
             steps.append(NextStep(what, link=link))
     has_model, has_settings = (run.folder / "model" / "whole.json").is_file(), bool(run.settings)
+    own_retriever = str(setting(run.settings, "rollout", "retriever")).startswith(IN_PYTHON)
+    in_python = own_retriever or is_in_python(setting(run.settings, "credit", "reward"))
     if has_settings and run.steps and not has_model:
         engine = "--engine verl " if (run.folder / "verl").is_dir() else ""
-        steps.append(NextStep("go on with the training", f"tspo train {engine}config.yaml --resume"))
+        resume = "trainer.train(resume=True)" if in_python else f"tspo train {engine}config.yaml --resume"
+        steps.append(NextStep("go on with the training", resume))
     if has_settings and has_model:
-        steps.append(NextStep("evaluate the model again", "tspo evaluate config.yaml model=./model"))
+        evaluate = "trainer.evaluate(questions)" if own_retriever else "tspo evaluate config.yaml model=./model"
+        steps.append(NextStep("evaluate the model again", evaluate))
     if run.steps:
         last = f"trajectories/{run.steps[max(run.steps)].name}"
         steps.append(NextStep("see a step's credit under other options", f"tspo credit {last} --algorithm grpo"))

@@ -15,7 +15,7 @@ from tspo.datasets.world import RELATIONS, Entity, World, WorldQuestion
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import Limits
-from tspo.training.warmup import demonstrated_turn
+from tspo.training.demonstrations import demonstrated_turn
 from tspo.trajectory import StopReason, Trajectory, Turn
 
 _NAME = r"(?:[A-Z]\.|[A-Z]\w+)(?: (?:of )?(?:[A-Z]\.|[A-Z]\w+))*"

@@ -21,14 +21,16 @@ from tspo.files import atomic_write
 from tspo.retrieval.bm25 import BM25Retriever
 from tspo.rewards.matching import exact_match
 from tspo.rollout.codec import Codec
+from tspo.rollout.completion import completion_of
 from tspo.rollout.episode import Limits
 from tspo.training.starter.demonstrator import SKILLED, WITH_HABITS, Demonstrator, Habits
 from tspo.training.starter.muon import Muon
 from tspo.training.starter.tokenizer import make_tokenizer
-from tspo.training.warmup import LABEL_IGNORED, sft_rows
+from tspo.trajectory import Trajectory
 
 PROMPT = "Question: {question}\n"
 LIMITS = Limits(max_turns=4, max_turn_tokens=64, max_feedback_tokens=96, max_total_tokens=512, top_k=1)
+_LABEL_IGNORED = -100
 _MATRIX_DECAY = 0.05
 _SORTED_TOGETHER = 20
 """Batches whose rows are sorted by length together, so that little is padded."""
@@ -114,8 +116,14 @@ def demonstrations(stage: Stage, codec: Codec) -> list[tuple[list[int], list[int
             for trajectory in map(demonstrator.demonstrate, questions)
             if stage.habits != SKILLED or exact_match(trajectory.answer, trajectory.golden_answers) == 1
         ]
-    rows = sft_rows(shown)
-    return list(zip(rows["input_ids"], rows["labels"], strict=True))
+    return [_row(trajectory) for trajectory in shown]
+
+
+def _row(trajectory: Trajectory) -> tuple[list[int], list[int]]:
+    prompt, completion = trajectory.prompt_token_ids or [], completion_of(trajectory)
+    ids = completion.token_ids.tolist()
+    labels = [token if turn >= 0 else _LABEL_IGNORED for token, turn in zip(ids, completion.turn_index, strict=True)]
+    return prompt + ids, [_LABEL_IGNORED] * len(prompt) + labels
 
 
 def train_stage(
@@ -168,7 +176,7 @@ def _batches(
 def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
     width = max(len(ids) for ids, _ in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), LABEL_IGNORED)
+    labels = torch.full((len(rows), width), _LABEL_IGNORED)
     for i, (row_ids, row_labels) in enumerate(rows):
         ids[i, : len(row_ids)] = torch.tensor(row_ids)
         labels[i, : len(row_labels)] = torch.tensor(row_labels)
@@ -178,7 +186,7 @@ def _padded(rows: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, 
 def _loss(model: LlamaForCausalLM, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Mean cross-entropy at the policy's tokens; logits are computed only there."""
     ids, labels = batch
-    wanted = labels[:, 1:] != LABEL_IGNORED
+    wanted = labels[:, 1:] != _LABEL_IGNORED
     # Padding is on the right, so that causal attention needs no mask.
     states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][wanted]
     return nn.functional.cross_entropy(model.lm_head(states), labels[:, 1:][wanted])

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from torch.nn.functional import pad
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from tspo.advantages import ADVANTAGES
 from tspo.advantages.ppo import gae
 from tspo.advantages.whiten import whitened
 from tspo.credit import CreditConfig, assign_credit, reward_trajectory, step_rewards
-from tspo.training.token_advantages import spread_over_tokens
 from tspo.training.verl.carried import CarriedRow, what_was_handed_over
 from tspo.training.verl.names import SETTINGS, estimator_name
 
@@ -40,7 +40,8 @@ def token_advantages(
     advantages = torch.zeros(len(rows), max((len(row.trajectory.turns) for row in rows), default=0))
     for (i, _), earned in zip(counted, assign_credit(trajectories, credit), strict=True):
         advantages[i, : len(earned.turn_advantages)] = torch.tensor(earned.turn_advantages)
-    return spread_over_tokens(advantages, _turn_number(rows, response_mask))
+    # turns are counted from 1, and what nobody sampled is 0
+    return pad(advantages, (1, 0)).gather(1, _turn_number(rows, response_mask))
 
 
 def critic_advantages(

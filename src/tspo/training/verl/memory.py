@@ -18,7 +18,7 @@ _FROZEN_BYTES = 4
 _LOGIT_BYTES = 8
 """A logit: float32, and its gradient."""
 _INNER_WIDTHS = 16
-"""Hidden-sized vectors of a token that are alive inside the one layer that is computed again."""
+"""Hidden-sized vectors of a token that are alive inside one layer, from its forward to its backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def shape_of(model: str) -> Shape:
 
 
 def estimate_memory(config: RunConfig, shape: Shape, gpu_memory: float) -> MemoryEstimate:
-    """What a GPU of `gpu_memory` gigabytes is asked for under FSDP with activation checkpoints, in bfloat16 passes.
+    """What a GPU of `gpu_memory` gigabytes is asked for under FSDP, in bfloat16 passes.
 
     A critic, where one is needed, has states of the policy's size; it passes while the policy does not. The reference
     policy is not in it: verl keeps it in the host's memory.
@@ -83,7 +83,10 @@ def estimate_memory(config: RunConfig, shape: Shape, gpu_memory: float) -> Memor
     per_parameter = _TRAINED_BYTES if config.training.lora is None else _FROZEN_BYTES
     number_bytes = 2 if config.training.dtype == "bfloat16" else 4
     models = 2 if config.credit.to_config().needs_critic else 1
-    activations = verl.tokens_per_gpu * shape.hidden * (shape.layers + _INNER_WIDTHS) * number_bytes
+    kept_widths = shape.layers * _INNER_WIDTHS
+    if config.training.gradient_checkpointing is not False:
+        kept_widths = shape.layers + _INNER_WIDTHS  # each layer's input, and the inside of the one computed again
+    activations = verl.tokens_per_gpu * shape.hidden * kept_widths * number_bytes
     logits = verl.tokens_per_gpu * shape.vocabulary * _LOGIT_BYTES
     gathered = 2 * number_bytes * shape.parameters / shape.layers  # one in use, one on its way
     cache = config.rollout.max_total_tokens * shape.layers * shape.key_value_size * 2

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tspo.files import atomic_write
-from tspo.training.diagnostics import PREFIX
-from tspo.training.metrics_log import metrics_line, without_nan
+from tspo.training.metrics_log import without_nan
+from tspo.training.verl.names import METRIC_PREFIX
 from tspo.trajectory import write_json_line
 
 _FROM_VERL = {
     "actor/loss": "loss",
     "actor/grad_norm": "grad_norm",
     "actor/lr": "learning_rate",
-    "critic/score/mean": "reward",
     "actor/kl_loss": "kl",
     "actor/entropy": "entropy",
     "actor/pg_clipfrac": "clip_share",
@@ -54,8 +53,24 @@ def merge_sessions(folder: Path, target: Path) -> None:
         steps |= dict(_lines(path))
     with atomic_write(target) as stream:
         for step in sorted(steps):
-            theirs = {name: value for name, value in steps[step].items() if not name.startswith(PREFIX)}
-            write_json_line(without_nan(metrics_line(step, steps[step], _FROM_VERL) | theirs), stream)
+            theirs = {name: value for name, value in steps[step].items() if not name.startswith(METRIC_PREFIX)}
+            write_json_line(without_nan(metrics_line(step, steps[step]) | theirs), stream)
+
+
+def metrics_line(step: int, logs: dict[str, Any]) -> dict[str, Any]:
+    """One step's line from what verl's trainer logs, under the names of every other run, our own metrics among it.
+
+    The update is all of a step that is not its rollout; its tokens are those of whole trajectories.
+    """
+    line: dict[str, Any] = {"step": step}
+    line |= {name: logs[theirs] for theirs, name in _FROM_VERL.items() if theirs in logs}
+    own = {name: value for name, value in logs.items() if name.startswith(METRIC_PREFIX)}
+    line |= {name.removeprefix(METRIC_PREFIX): value for name, value in own.items()}
+    trained_tokens = line.pop("trained_tokens", None)
+    if trained_tokens is not None and "step_seconds" in line and "rollout_seconds" in line:
+        line["update_seconds"] = line["step_seconds"] - line["rollout_seconds"]
+        line["update_tokens_per_second"] = trained_tokens / line["update_seconds"]
+    return line
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

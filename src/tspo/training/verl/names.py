@@ -10,6 +10,8 @@ SETTINGS = "tspo"
 """The key of our settings under verl's `algorithm` (credit) and `actor_rollout_ref.rollout.custom` (rollout)."""
 MODE_PREFIX = "tspo_"
 """What our trainer modes put before the names of verl's."""
+METRIC_PREFIX = "tspo/"
+"""Before the names of our metrics where they stand among verl's."""
 CPU = "tspo_cpu"
 """The trainer mode and the rollout engine without a GPU."""
 

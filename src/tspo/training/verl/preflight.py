@@ -94,7 +94,7 @@ def _engine(config: RunConfig) -> str:
     if importlib.util.find_spec("transfer_queue") is None:
         raise BadInput(f"{said} needs TransferQueue; pip install 'tspo[verl]'")
     if importlib.util.find_spec("trl") is not None:
-        raise BadInput(f"{said} does not work beside TRL 1; give it an environment of its own, without trl")
+        raise BadInput(f"{said} does not work beside TRL 1; give it an environment without trl")
     if config.device == "cpu":
         return f"{said} without a GPU: FSDP on gloo, sampling with tspo's transformers sampler"
     if importlib.util.find_spec("vllm") is None:

@@ -14,11 +14,11 @@ from typing import Any
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer
 
-from tspo.training.diagnostics import PREFIX, rollout_metrics
+from tspo.training.diagnostics import rollout_metrics
 from tspo.training.step_files import save_step
 from tspo.training.verl.advantage import credit_of
 from tspo.training.verl.carried import CarriedRow, Handover, carried_row, credit_that_was, handed_over
-from tspo.training.verl.names import MODE_PREFIX, SETTINGS
+from tspo.training.verl.names import METRIC_PREFIX, MODE_PREFIX, SETTINGS
 
 
 class HandsOverTurns:
@@ -58,7 +58,7 @@ class HandsOverTurns:
         folder = Path(self.config.actor_rollout_ref.rollout.custom[SETTINGS].trajectories)
         save_step(trajectories, credits, self.global_steps, folder)
         own = rollout_metrics(trajectories, credits, config, seconds=self.timing_raw["gen"])
-        return {PREFIX + name: value for name, value in own.items()}
+        return {METRIC_PREFIX + name: value for name, value in own.items()}
 
 
 for _mode, _trainer in list(TRAINER_REGISTRY.items()):

@@ -10,13 +10,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tspo.config import RunConfig
+from tspo.config import RunConfig, SamplingSection, TrainingSection
 from tspo.errors import BadInput
 from tspo.rollout.models import resolve_model
 from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, REWARD_MANAGER, SETTINGS, estimator_name
 from tspo.training.verl.versions import check_verl
 
-_SCHEDULES = ("constant", "cosine")
+_SCHEDULES = {"constant": "constant", "constant_with_warmup": "constant", "cosine": "cosine"}
+_SURROGATES = {"ppo": "vanilla", "gspo": "gspo", "cispo": "cispo", "reinforce": "gpg"}
+"""verl's names of policy losses; its gpg is -A log pi."""
+_AVERAGES = {"tokens": "token-mean", "trajectories": "seq-mean-token-mean", "constant": "seq-mean-token-sum-norm"}
+_KL = {"k3": "low_var_kl", "k1": "k1"}
+_TRACKERS = ("wandb", "tensorboard", "trackio", "swanlab", "mlflow", "clearml", "vemlp_wandb", "rl_insight")
 _NO_DUAL_CLIP = 1e6
 """The objective has PPO's clip alone; verl's dual clip would bound the ratio of losing tokens at this."""
 
@@ -62,16 +67,13 @@ def has_test(config: RunConfig) -> bool:
 
 
 def _check_settings(config: RunConfig) -> None:
+    _check_training(config.training)
     training = config.training
-    if training.lr_scheduler not in _SCHEDULES:
-        raise BadInput(f"training.lr_scheduler: verl has {', '.join(_SCHEDULES)}, not {training.lr_scheduler!r}")
-    if training.trl:
-        raise BadInput("training.trl: is for TRL; the keys of verl go to verl.config")
     credit = config.credit.to_config()
     if credit.rewards.needs == "model":
         raise BadInput(
             f"credit.reward: {credit.reward_name} needs the policy's log-probabilities of answers, which do not reach "
-            "verl's workers; train with --engine trl"
+            "verl's workers; train with --engine tspo"
         )
     if credit.needs_critic and training.lora is not None:
         raise BadInput(f"training.lora: {credit.algorithm} trains all weights of policy and critic; leave it out")
@@ -81,10 +83,32 @@ def _check_settings(config: RunConfig) -> None:
         raise BadInput("rollout.prompt: ${ is read by verl's configuration language; write it otherwise")
     if config.rollout.sampler not in ("auto", "vllm"):
         raise BadInput(f"rollout.sampler: verl samples with vllm, not {config.rollout.sampler}; leave it out")
+    if config.rollout.sampling.min_p > 0:
+        raise BadInput("rollout.sampling.min_p: verl has top_k and top_p; leave it out")
     if training.lora is not None and training.lora.base_dtype != "float32":
         raise BadInput("training.lora.base_dtype: verl keeps frozen weights in float32; leave it out")
     if config.device == "cpu" and training.lora is not None:
         raise BadInput("training.lora: without a GPU verl trains all weights; leave it out")
+
+
+def _check_training(training: TrainingSection) -> None:
+    if training.lr_scheduler not in _SCHEDULES:
+        raise BadInput(f"training.lr_scheduler: verl has {', '.join(_SCHEDULES)}, not {training.lr_scheduler}")
+    if training.lr_warmup_steps % (updates := training.epochs * training.minibatches):
+        raise BadInput(
+            f"training.lr_warmup_steps: verl changes the learning rate once per step, of {updates} updates here; "
+            f"take a multiple of {updates}"
+        )
+    if training.optimizer != "adamw":
+        raise BadInput(f"training.optimizer: verl has adamw here, not {training.optimizer}")
+    if training.pass_tokens is not None:
+        raise BadInput("training.pass_tokens: verl has verl.tokens_per_gpu in its place; leave it out")
+    if training.compile:
+        raise BadInput("training.compile: verl has use_torch_compile in its place, under verl.config; leave it out")
+    if unknown := [name for name in training.report_to if name not in _TRACKERS]:
+        raise BadInput(f"training.report_to: verl has {', '.join(_TRACKERS)}, not {unknown[0]}")
+    if training.hub is not None:
+        raise BadInput("training.hub: verl pushes nothing; leave it out, and upload the model when the run has ended")
 
 
 def _defaults() -> DictConfig:
@@ -124,9 +148,12 @@ def _data(config: RunConfig) -> dict[str, Any]:
 
 
 def _model(config: RunConfig) -> dict[str, Any]:
-    lora = config.training.lora
+    lora, checkpointing = config.training.lora, config.training.gradient_checkpointing
     keys: dict[str, Any] = {
         "actor_rollout_ref.model.path": resolve_model(config.model),
+        "actor_rollout_ref.model.enable_gradient_checkpointing": (
+            config.device != "cpu" if checkpointing is None else checkpointing
+        ),
         "actor_rollout_ref.model.use_remove_padding": config.device != "cpu",
     }
     if config.device == "cpu":
@@ -146,27 +173,32 @@ def _actor(config: RunConfig) -> dict[str, Any]:
     actor = "actor_rollout_ref.actor"
     keys: dict[str, Any] = {
         f"{actor}.optim.lr": training.learning_rate,
-        f"{actor}.optim.lr_scheduler_type": training.lr_scheduler,
-        f"{actor}.optim.weight_decay": 0.0,
-        f"{actor}.optim.clip_grad": training.max_grad_norm,
-        f"{actor}.grad_clip": training.max_grad_norm,
-        f"{actor}.ppo_mini_batch_size": training.groups_per_step,
+        f"{actor}.optim.lr_scheduler_type": _SCHEDULES[training.lr_scheduler],
+        # verl's scheduler goes on once per step, not with each update
+        f"{actor}.optim.lr_warmup_steps": training.lr_warmup_steps // (training.epochs * training.minibatches),
+        f"{actor}.ppo_epochs": training.epochs,
+        f"{actor}.ppo_mini_batch_size": training.groups_per_step // training.minibatches,  # prompts; verl multiplies
         f"{actor}.use_dynamic_bsz": True,
         f"{actor}.ppo_max_token_len_per_gpu": verl.tokens_per_gpu,
+        f"{actor}.policy_loss.loss_mode": _SURROGATES[training.objective],
         f"{actor}.clip_ratio": training.epsilon,
-        f"{actor}.clip_ratio_low": training.epsilon,
-        f"{actor}.clip_ratio_high": training.epsilon,
+        # verl's CISPO bounds the weight below too; a ratio is never below 0
+        f"{actor}.clip_ratio_low": 1.0 if training.objective == "cispo" else training.epsilon,
+        f"{actor}.clip_ratio_high": training.epsilon if training.epsilon_high is None else training.epsilon_high,
         f"{actor}.clip_ratio_c": _NO_DUAL_CLIP,
-        f"{actor}.loss_agg_mode": "token-mean",
+        f"{actor}.loss_agg_mode": _AVERAGES[training.average],
         f"{actor}.use_kl_loss": training.beta > 0,
         f"{actor}.kl_loss_coef": training.beta,
-        f"{actor}.kl_loss_type": "low_var_kl",
+        f"{actor}.kl_loss_type": _KL[training.kl],
         f"{actor}.fsdp_config.param_offload": verl.offload,
         f"{actor}.fsdp_config.optimizer_offload": verl.offload,
         f"{actor}.data_loader_seed": config.seed,
     }
+    if training.average == "constant":
+        keys[f"{actor}.loss_scale_factor"] = training.average_length or config.rollout.max_total_tokens
     if config.device == "cpu":
         keys |= {f"{actor}.strategy": "fsdp2", f"{actor}.use_torch_compile": False}
+    keys |= _optimizer(training, f"{actor}.optim") | {f"{actor}.grad_clip": training.max_grad_norm}
     return keys | _engine(config, f"{actor}.fsdp_config") | _engine(config, "actor_rollout_ref.ref.fsdp_config")
 
 
@@ -178,8 +210,6 @@ def _critic(config: RunConfig) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "critic.enable": True,
         "critic.optim.lr": verl.critic_learning_rate,
-        "critic.optim.weight_decay": 0.0,
-        "critic.optim.clip_grad": training.max_grad_norm,
         "critic.grad_clip": training.max_grad_norm,
         "critic.ppo_max_token_len_per_gpu": verl.tokens_per_gpu,
         "critic.fsdp.param_offload": verl.offload,
@@ -189,9 +219,19 @@ def _critic(config: RunConfig) -> dict[str, Any]:
         "trainer.max_critic_ckpt_to_keep": training.keep_checkpoints,
     }
     keys |= {key.replace("actor_rollout_ref", "critic"): value for key, value in model.items()}
+    keys |= _optimizer(training, "critic.optim")
     if config.device == "cpu":
         keys["critic.strategy"] = "fsdp2"
     return keys | _engine(config, "critic.fsdp")
+
+
+def _optimizer(training: TrainingSection, optimizer: str) -> dict[str, Any]:
+    """AdamW as policy and critic have it; verl decays biases and norms too."""
+    return {
+        f"{optimizer}.weight_decay": training.weight_decay,
+        f"{optimizer}.betas": [training.adam_beta1, training.adam_beta2],
+        f"{optimizer}.clip_grad": training.max_grad_norm,
+    }
 
 
 def _engine(config: RunConfig, engine: str) -> dict[str, Any]:
@@ -217,6 +257,8 @@ def _rollout(config: RunConfig, corpus: Path | None) -> dict[str, Any]:
         f"{rollout}.name": CPU if config.device == "cpu" else "vllm",
         f"{rollout}.n": config.training.group_size,
         f"{rollout}.temperature": section.temperature,
+        **_sampling(section.sampling, rollout),
+        **_sampling(section.sampling, f"{rollout}.val_kwargs"),
         f"{rollout}.seed": config.seed,
         f"{rollout}.dtype": section.dtype or config.training.dtype,
         f"{rollout}.max_model_len": section.max_total_tokens,
@@ -234,6 +276,10 @@ def _rollout(config: RunConfig, corpus: Path | None) -> dict[str, Any]:
     if section.vllm:
         keys[f"{rollout}.engine_kwargs.vllm"] = section.vllm
     return keys
+
+
+def _sampling(sampling: SamplingSection, place: str) -> dict[str, Any]:
+    return {f"{place}.top_k": sampling.top_k or -1, f"{place}.top_p": sampling.top_p}
 
 
 def _trainer(config: RunConfig, *, resume: bool) -> dict[str, Any]:
@@ -258,8 +304,8 @@ def _trainer(config: RunConfig, *, resume: bool) -> dict[str, Any]:
         "trainer.default_local_dir": str(checkpoint_folder(config)),
         "trainer.resume_mode": "auto" if resume else "disable",
         "trainer.logger": ["console", "file", *training.report_to],
-        "trainer.project_name": "tspo",
-        "trainer.experiment_name": config.output_dir.name,
+        "trainer.project_name": training.project,
+        "trainer.experiment_name": training.run_name or config.output_dir.name,
     }
     if config.device == "cpu":
         keys["transfer_queue.backend.SimpleStorage.num_data_storage_units"] = 1

@@ -18,6 +18,7 @@ from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry,
 
 from tspo.rollout.codec import Codec
 from tspo.rollout.models import load_model, load_tokenizer
+from tspo.rollout.sampler import SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.verl.names import CPU
 
@@ -35,19 +36,23 @@ class CPUServer:
         self._codec = Codec(load_tokenizer(model))
         self._rows = max_sessions
         self._capacity = max_model_len
-        self._samplers: dict[float, TransformersSampler] = {}
+        self._samplers: dict[SamplingOptions, TransformersSampler] = {}
         self._global_steps: int | None = None
 
     async def generate(
         self, prompt_ids: list[int], sampling_params: dict[str, Any], request_id: str, **_: Any
     ) -> TokenOutput:
         """Sample one turn; the sampler ends it as the stop strings say that verl's engines are given."""
-        temperature = float(sampling_params["temperature"])
-        if temperature not in self._samplers:
-            self._samplers[temperature] = TransformersSampler(
-                self._model, self._codec, rows=self._rows, capacity=self._capacity, temperature=temperature
+        sampling = SamplingOptions(
+            float(sampling_params["temperature"]),
+            top_k=max(int(sampling_params.get("top_k", 0)), 0),  # verl says -1 for all
+            top_p=float(sampling_params.get("top_p", 1.0)),
+        )
+        if sampling not in self._samplers:
+            self._samplers[sampling] = TransformersSampler(
+                self._model, self._codec, rows=self._rows, capacity=self._capacity, sampling=sampling
             )
-        async with self._samplers[temperature].session(str(sampling_params["seed"])) as session:
+        async with self._samplers[sampling].session(str(sampling_params["seed"])) as session:
             sampled = await session.sample(list(prompt_ids), int(sampling_params["max_tokens"]))
         return TokenOutput(
             token_ids=sampled.token_ids,

@@ -1,0 +1,1 @@
+"""Turn-level credit inside other libraries' trainers, one file a library."""
