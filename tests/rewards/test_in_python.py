@@ -63,9 +63,7 @@ def test_what_was_recorded_stays():
 
 
 def test_one_that_is_not_known_and_not_recorded():
-    with pytest.raises(
-        BadInput, match=r"^trajectory g-0: reward python:count gave None, not a number for each of"
-    ):
+    with pytest.raises(BadInput, match=r"^trajectory g-0: reward python:count gave None, not a number for each of"):
         assign_credit([trajectory(0, 2)], CreditConfig("grpo", reward="python:count"))
     with pytest.raises(BadInput, match=r"^credit\.reward: python:count is a function of the Python program"):
         check_known("python:count")

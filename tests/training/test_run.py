@@ -104,7 +104,7 @@ def test_every_metric_is_documented(starter, settings):
 @pytest.mark.slow
 def test_no_metric_is_constant_by_construction(starter, tmp_path):
     """Over runs that differ in what metrics depend on, each has more than one value."""
-    short = ("rollout.max_turns=2", "rollout.max_turn_tokens=24", "training.learning_rate=0.05", "rollout.top_k=1")
+    short = ("rollout.max_turns=2", "rollout.max_turn_tokens=12", "training.learning_rate=0.05", "rollout.top_k=1")
     runs = [
         starter(*VARIED, "training.steps=4", "training.epsilon=0.001", f"output_dir={tmp_path / 'one'}"),
         starter(*VARIED, *short, "training.steps=4", f"output_dir={tmp_path / 'other'}"),

@@ -66,7 +66,7 @@ def update_policy(learner: Learner, batch: Batch, objective: Objective) -> Updat
     `loss`, `entropy`, `kl`, `clip_share` and `logprob_gap` over those tokens, `learning_rate`, `grad_norm` before
     clipping, and `grad_norm_all_wrong`, its part from all-wrong groups, where each process has all parameters.
     """
-    accelerator, parameters = learner.accelerator, list(learner.model.parameters())
+    accelerator = learner.accelerator
     counts = torch.stack([batch.loss_tokens.sum(), (batch.loss_tokens > 0).sum()])
     tokens, trajectories = accelerator.reduce(counts.to(accelerator.device), "sum").tolist()
     weights = token_weights(objective, batch.loss_tokens, tokens if objective.average == "tokens" else trajectories)
@@ -75,12 +75,13 @@ def update_policy(learner: Learner, batch: Batch, objective: Objective) -> Updat
     passes = learner.passes(batch, objective.beta)
     all_wrong = [one for one in passes if one.all_wrong]
     scored = [_backward(learner, batch, weights, objective, one) for one in all_wrong]
-    metrics: dict[str, float] = (
-        {} if learner.spread else {"grad_norm_all_wrong": gradient_norm(parameters, accelerator.num_processes)}
-    )
+    metrics: dict[str, float] = {}
+    if not learner.spread:
+        metrics["grad_norm_all_wrong"] = gradient_norm(learner.model.parameters(), accelerator.num_processes)
     rest = passes[len(all_wrong) :]
     scored += [_backward(learner, batch, weights, objective, one, one is rest[-1]) for one in rest]
 
+    parameters = list(learner.model.parameters())  # only now: under FSDP a pass without gradient leaves others here
     if not learner.spread:
         average_gradients(parameters, accelerator.num_processes)
     metrics["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, learner.max_grad_norm))
