@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from tspo.training.token_advantages import spread_over_tokens
+from torch.nn.functional import pad
 
 from tspo.credit import CreditConfig, turn_advantages, turn_rewards
 
@@ -46,7 +46,7 @@ def estimators() -> dict[str, Callable[[], object]]:
 
     found: dict[str, Callable[[], object]] = {
         "tspo, turns": turns,
-        "tspo, turns and tokens": lambda: spread_over_tokens(torch.from_numpy(turns()), turn_number),
+        "tspo, turns and tokens": lambda: pad(torch.from_numpy(turns()).float(), (1, 0)).gather(1, turn_number),
     }
     try:
         from verl.trainer.ppo import core_algos

@@ -147,6 +147,7 @@ def written(tmp_path: Path, tiny_model_folder: Path) -> Path:
     return tmp_path / "run.yaml"
 
 
+@pytest.mark.slow
 def test_it_is_the_run_of_a_configuration_file(trainer: Any, written: Path, tmp_path: Path) -> None:
     given = trainer(test_questions=QUESTIONS[:2], warmup=WARMUP)
     model = given.train()

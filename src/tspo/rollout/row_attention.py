@@ -17,7 +17,7 @@ from tspo.rollout.row_kernels import RowKernels
 NAME = "tspo_rows"
 """The attention's name in transformers."""
 
-_SHORT = 64
+_SHORT = 32
 """Tokens of a piece from which kernels attend one by one, at most; those of longer ones are put into products."""
 
 _LATER = 512
@@ -42,13 +42,13 @@ def row_attention(
     scaling = size**-0.5 if scaling is None else scaling
     output = query.new_empty(tokens, heads, layer.value_size)
     if layer.kernels is not None:
-        attended = _SHORT
-        tokens_alone = bringing.tokens_up_to(_SHORT)
-        layer.kernels.decode(query[0], layer.table, bringing.places, tokens_alone, layer.key_heads, scaling, output)
+        short = _SHORT
+        alone = bringing.tokens_up_to(short)
+        layer.kernels.decode(query[0], layer.table, bringing.places, alone, layer.key_heads, scaling, output)
     else:
-        attended = 1
+        short = 1
         _decode(query[0] * scaling, keys, output)
-    for piece, at in bringing.longer_than(attended):
+    for piece, at in bringing.longer_than(short):
         block, row = divmod(piece.row, BLOCK_ROWS)
         block_keys, block_values = layer.blocks[block]
         _prefill(query[0, :, at] * scaling, block_keys[row], block_values[row], piece.start, output[at], layer.kernels)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from tspo.errors import BadInput
 from tspo.rewards.information_gain import FIELD, AnswerScorer
@@ -34,7 +35,8 @@ def score_answers(trajectories: Sequence[Trajectory], codec: Codec, scorer: Answ
 
 def check_can_score(model: PreTrainedModel) -> None:
     """Raise BadInput for a model with layers whose cache is a running state: it cannot go back to what rows share."""
-    if any(DynamicCache(config=model.config.get_text_config()).is_linear):
+    layers = DynamicCache(config=model.config.get_text_config()).layers
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
         raise BadInput(
             "credit.reward: information_gain needs attention in every layer, which "
             f"{model.config.model_type} models do not have; choose another model or reward"
@@ -61,7 +63,8 @@ def mean_log_probabilities(
         row, answer = rows[place], answers[place]
         # the last token before the answer is always fed: the answer's first is told from its state
         shared = min(_shared(held, row), len(prefixes[place]) - 1)
-        cache.crop(shared - len(held))
+        if shared < len(held):
+            cache.crop(shared - len(held))
         fed = torch.tensor([row[shared:]], device=model.device)
         output = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=len(answer) + 1)
         logprobs = (output.logits[0, :-1].float() / temperature).log_softmax(-1)

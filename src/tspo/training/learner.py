@@ -73,7 +73,8 @@ def make_learner(
             )
 
     if settings.compile:
-        for layer in policy.get_decoder().layers:
+        decoder = policy.get_decoder()
+        for layer in getattr(decoder, "layers", [decoder]):
             layer.compile(dynamic=True)
 
     score_reference = None

@@ -82,14 +82,15 @@ def ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor) -> torch.Tensor:
 
 
 def trajectory_ratio(logprobs: torch.Tensor, old_logprobs: torch.Tensor, trajectory: torch.Tensor) -> torch.Tensor:
-    """s = exp(mean over the trajectory's tokens of (log pi - log old)), the same on each of them.
+    """s = exp(mean over the trajectory's tokens of (log pi - log old)), on each of them: sg[s] pi / sg[pi].
 
-    Source: GSPO (arXiv 2507.18071), equation 7; with an advantage per turn each token keeps its own A.
+    The value is the trajectory's, the gradient the token's own, so that advantages of single turns do not cancel.
+    Source: GSPO-token (arXiv 2507.18071, section 4.3); where a trajectory has one advantage it is GSPO.
     """
     count = trajectory.bincount().clamp(min=1)
     total = torch.zeros(len(count), dtype=logprobs.dtype, device=logprobs.device)
-    mean = total.index_add(0, trajectory, logprobs - old_logprobs) / count
-    return torch.exp(mean)[trajectory]
+    mean = total.index_add(0, trajectory, (logprobs - old_logprobs).detach()) / count
+    return torch.exp(mean)[trajectory] * torch.exp(logprobs - logprobs.detach())
 
 
 def ppo_clip(ratio: torch.Tensor, advantages: torch.Tensor, low: float, high: float) -> torch.Tensor:

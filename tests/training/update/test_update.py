@@ -32,7 +32,8 @@ def plain_terms(objective: Objective, advantages: Rows, logprobs: Rows, old: Row
     for i, (advantage, new) in enumerate(zip(advantages, logprobs, strict=True)):
         ratio = torch.exp(new - old[i])
         if objective.surrogate == "gspo":
-            ratio = torch.exp((new - old[i]).sum() / len(new)).repeat(len(new))
+            whole = torch.exp((new - old[i]).sum() / len(new)).detach()
+            ratio = whole * new.exp() / new.exp().detach()  # the trajectory's, with the token's own gradient
         match objective.surrogate:
             case "cispo":
                 term = -torch.minimum(ratio, torch.tensor(high)).detach() * advantage * new

@@ -41,8 +41,8 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     *,
-    cu_seq_lens_q: torch.Tensor,
-    max_length_q: int,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int = 0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
@@ -51,10 +51,13 @@ def packed_attention(
     """Attention of `query` (1, heads, T, size) to `key` and `value` (1, key heads, T, size).
 
     Returns (1, T, heads, size); there is no mask and no dropout. On a GPU and in half precision it is torch's flash
-    attention over lengths of its own. Raises ValueError for attention with a cap or with sinks.
+    attention over lengths of its own. Without bounds it is that of (rows, heads, tokens, size) to what a cache held
+    before, and to themselves. Raises ValueError for attention with a cap or with sinks.
     """
     if softcap is not None or s_aux is not None:
         raise ValueError("packed attention has neither a cap nor sinks")
+    if cu_seq_lens_q is None:
+        return _after_cached(query, key, value, scaling, sliding_window), None
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     if query.device.type == "cuda" and query.dtype != torch.float32:
         output = _flash(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
@@ -107,22 +110,30 @@ def _one_by_one(
     parts = []
     for start, end in pairwise(ends):
         asked, keys, values = (states[start:end].transpose(0, 1)[None] for states in (query, key, value))
-        mask = None
-        if window is not None and window < end - start:
-            place = torch.arange(end - start, device=query.device)
-            ago = place[:, None] - place
-            mask = (ago >= 0) & (ago < window)
-        attended = scaled_dot_product_attention(
-            asked,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        parts.append(attended[0].transpose(0, 1))
+        parts.append(_after_cached(asked, keys, values, scaling, window)[0])
     return torch.cat(parts)
+
+
+def _after_cached(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, window: int | None
+) -> torch.Tensor:
+    """Causal attention of the last tokens to all, (rows, heads, tokens, size) to (rows, tokens, heads, size)."""
+    count, total = query.shape[2], key.shape[2]
+    mask = None
+    if count < total or (window is not None and window < total):
+        places = torch.arange(total, device=query.device)
+        ago = places[total - count :, None] - places
+        mask = (ago >= 0) & (ago < (window or total))
+    attended = scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended.transpose(1, 2)
 
 
 AttentionInterface.register(NAME, packed_attention)
