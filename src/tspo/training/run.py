@@ -140,7 +140,7 @@ def _opened(
         with (
             only_run_in(config.output_dir) if state.is_main_process else nullcontext(),
             stop_on_signals(
-                lambda: screen.print("Stopping after this step; once more to stop at once."),
+                lambda: screen.print("Stopping after this step; once more to stop at once.", markup=False, emoji=False),
                 any_signal if state.num_processes > 1 else None,
             ) as stop,
         ):

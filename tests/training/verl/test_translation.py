@@ -205,9 +205,17 @@ def test_print_config_prints_yaml_that_verl_can_read(capsys: pytest.CaptureFixtu
     assert not Path("/runs/r").exists()
 
 
-@pytest.mark.parametrize("objective", ["ppo", "gspo", "cispo", "reinforce"])
-@pytest.mark.parametrize("average", ["tokens", "trajectories", "constant"])
-@pytest.mark.parametrize("kl", ["k3", "k1"])
+@pytest.mark.parametrize(
+    ("objective", "average", "kl"),
+    [
+        ("ppo", "tokens", "k3"),
+        ("ppo", "trajectories", "k1"),
+        ("ppo", "constant", "k3"),
+        ("gspo", "trajectories", "k3"),
+        ("cispo", "tokens", "k1"),
+        ("reinforce", "constant", "k3"),
+    ],
+)
 def test_loss_and_gradient_are_those_of_the_objective(objective: Any, average: Any, kl: Any) -> None:
     """verl's own functions under the translation, beside `objective.py`, off policy and with advantages per turn."""
     import torch
