@@ -37,7 +37,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    return os.environ | {"TSPO_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    # on a busy machine a step takes longer than the launcher waits by default
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"}
+    return os.environ | {"TSPO_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | patience
 
 
 def run(cache: Path, *arguments: object, launch: Iterable[str] = LAUNCH) -> subprocess.CompletedProcess[str]:
