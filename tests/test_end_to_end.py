@@ -235,7 +235,7 @@ def test_a_service_instead_of_a_corpus(config: Path, tmp_path: Path) -> None:
 def test_adapters_and_several_updates_a_step(config: Path, tmp_path: Path) -> None:
     """LoRA with dropout, a reference, four updates a rollout: stopped and gone on with, it is the run never stopped."""
     arguments = ["train", config, "training.lora={r: 4, dropout: 0.1}", "training.epochs=2", "training.minibatches=2"]
-    arguments += ["warmup.epochs=1", "evaluation.before=false", "training.beta=0.01", "training.lr_scheduler=linear"]
+    arguments += ["evaluation.before=false", "training.beta=0.01", "training.lr_scheduler=linear"]
     assert stop_after_step(tmp_path, tmp_path / "run", 2, signal.SIGINT, *arguments) == 128 + signal.SIGINT
     checkpoint = last_whole_checkpoint(tmp_path / "run")
     assert checkpoint is not None
