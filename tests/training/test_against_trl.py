@@ -83,7 +83,7 @@ def test_loss_and_gradient_are_equal(
     learner = new_learner(reference=another(tiny_model))
     # a ratio of the trajectory is one thing with an advantage of the trajectory
     credit = CreditConfig(algorithm="grpo") if objective.surrogate == "gspo" else CreditConfig()
-    batch = with_other_policies(learner, batch_of(trajectories, credit), updates=1)
+    batch = with_other_policies(learner, batch_of(trajectories, credit), updates=1, beta=BETA)
     generator = torch.Generator().manual_seed(7)
     noise = 0.4 * torch.randn(len(batch.advantages), generator=generator)
     noise += torch.repeat_interleave(0.4 * torch.randn(len(batch), generator=generator), batch.loss_tokens)

@@ -13,7 +13,8 @@ def search(feedback, tokens=2):
 
 
 def answer(text, tokens=1):
-    return Turn(f"<answer>{text}</answer>", token_ids=[7] * tokens, logprobs=[-1.0] * tokens)
+    logprob = -2.0 if tokens == 4 else -1.0
+    return Turn(f"<answer>{text}</answer>", token_ids=[7] * tokens, logprobs=[logprob] * tokens)
 
 
 def trajectory(group, *turns, answered=None, stop=StopReason.ANSWER):
@@ -51,6 +52,7 @@ def test_hand_worked_groups(algorithm):
             "search_turn_share": 6 / turns,
             "sampled_tokens": sampled / 6,
             "trained_tokens": 6 * 10 + sampled + 5 * 3,
+            "entropy": (4 * 2.0 + (sampled - 4) * 1.0) / sampled,
             "rollout_seconds": 2.0,
             "rollout_tokens_per_second": sampled / 2,
             "no_variance_share_grpo": 2 / 3,  # q2 and q3: every outcome is 0

@@ -40,7 +40,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(
         return with_lora(dropout=0.1) if lora else None
 
     def train(learner: Learner, steps: int) -> list[dict[str, float]]:
-        batch = with_other_policies(learner, batch_of(trajectories), updates=1)
+        batch = with_other_policies(learner, batch_of(trajectories), updates=1, beta=0.05)
         return [update_policy(learner, batch, objective).metrics for _ in range(steps)]
 
     whole = new_learner(policy(), max_grad_norm=1.0, **settings)

@@ -21,13 +21,15 @@ def rollout_metrics(
 
     A near miss is a wrong answer although the feedback held the right one. A group has no variance under a
     method when that method gives every one of its turns an advantage of 0. `credit_entropy_METHOD` is left out
-    where no trajectory of several turns has an advantage.
+    where no trajectory of several turns has an advantage. `entropy` is the mean of -log p over the tokens that were
+    sampled, whose expectation is the mean entropy of the distributions that they are from.
     """
     turns = np.array([len(trajectory.turns) for trajectory in trajectories])
     searches = np.array([sum(turn.query is not None for turn in t.turns) for t in trajectories])
     outcome = np.array([credit.outcome for credit in credits])
     found = np.array([credit.first_occurrence is not None for credit in credits])
     tokens = sum(len(turn.token_ids or ()) for t in trajectories for turn in t.turns)
+    logprobs = np.concatenate([turn.logprobs or () for t in trajectories for turn in t.turns])
     metrics = {
         "exact_match": outcome.mean(),
         "turn_reward": np.concatenate([credit.turn_rewards for credit in credits]).mean(),
@@ -42,6 +44,8 @@ def rollout_metrics(
         "rollout_seconds": seconds,
         "rollout_tokens_per_second": tokens / seconds,
     }
+    if len(logprobs):
+        metrics["entropy"] = -logprobs.mean()
     for algorithm in dict.fromkeys(("grpo", "tspo", config.algorithm)):
         method = config.with_algorithm(algorithm)
         assigned = credits if config == method else assign_credit(trajectories, method)

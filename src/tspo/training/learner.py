@@ -15,11 +15,10 @@ from transformers import PreTrainedModel, get_scheduler
 
 from tspo.rollout.models import load_model
 from tspo.training.batch import Batch
-from tspo.training.policy_rollout import evaluating
 from tspo.training.update import Learner, packed_attention
 from tspo.training.update.layout import pack_if_possible
 from tspo.training.update.passes import pass_tokens
-from tspo.training.update.scoring import Scorer, Scores, scorer_of
+from tspo.training.update.scoring import Scorer, evaluating, scorer_of
 from tspo.training.whole_policy import check_distribution, is_sharded
 
 
@@ -156,7 +155,7 @@ def save_model(model: Any, folder: Path, tokenizer: Any, accelerator: Accelerato
 def _without_adapters(policy: Any, score: Scorer) -> Scorer:
     """What the policy was before its adapters learned anything."""
 
-    def reference(batch: Batch) -> Scores:
+    def reference(batch: Batch) -> torch.Tensor:
         with policy.disable_adapter(), evaluating(policy):
             return score(batch)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
-import torch
 from transformers import PreTrainedModel
 
 from tspo.retrieval.base import Retriever
@@ -14,6 +12,7 @@ from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.sampler import Sampler
 from tspo.training.answer_scores import mean_log_probabilities
+from tspo.training.update.scoring import evaluating
 from tspo.training.whole_policy import WholePolicy
 from tspo.trajectory import Trajectory
 
@@ -87,14 +86,3 @@ class PolicyRollout:
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """`model` without dropout while the block runs."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -228,6 +228,7 @@ class _Run:
             with atomic_write(folder / _WARMUP_SETTINGS) as stream:
                 json.dump(settings, stream, indent=1)
         self._save_model(learner.model, folder)
+        self.accelerator.free_memory()  # it keeps what it prepared, and would clip two models at once
         return folder
 
     def trained(self, start: str, trackers: Trackers) -> Path:

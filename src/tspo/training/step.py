@@ -152,7 +152,7 @@ def update_on(batch: Batch, learner: Learner, settings: StepSettings) -> tuple[l
 
     Also the log-probability (N,) of each of the batch's tokens as its last update computed it.
     """
-    batch = with_other_policies(learner, batch, settings.epochs * settings.minibatches)
+    batch = with_other_policies(learner, batch, settings.epochs * settings.minibatches, settings.objective.beta)
     updates, logprobs = [], torch.zeros(len(batch.advantages))
     for rows in rows_by_group(batch, settings.minibatches) * settings.epochs:
         updates.append(update_policy(learner, batch.take(rows), settings.objective))
@@ -161,6 +161,9 @@ def update_on(batch: Batch, learner: Learner, settings: StepSettings) -> tuple[l
 
 
 def metrics_of_updates(updates: Sequence[Update]) -> dict[str, float]:
-    """The mean of each metric over a step's updates."""
-    names = dict.fromkeys(name for update in updates for name in update.metrics)
-    return {name: sum(update.metrics[name] for update in updates) / len(updates) for name in names}
+    """The mean of each metric over those of a step's updates that have it."""
+    found: dict[str, list[float]] = {}
+    for update in updates:
+        for name, value in update.metrics.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}

@@ -66,4 +66,4 @@ def test_a_policy_is_packed_where_its_logits_stay_what_they_are(
         assert pack_if_possible(model, None) == packs
         assert (model.config._attn_implementation == packed_attention.NAME) == packs
         score = scorer_of(model, temperature=1.0, autocast=None, whole=True, packed=packs)
-        torch.testing.assert_close(score(batch)[0], plain, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(score(batch), plain, rtol=1e-3, atol=1e-3)

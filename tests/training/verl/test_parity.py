@@ -125,7 +125,7 @@ def make_sides(
         reference = another(tiny_model, size=0.01) if training["beta"] else None
         trajectories = made_up(codec, seed, failing)
         learner = new_learner(reference=reference, max_rows=5)
-        batch = with_other_policies(learner, batch_of(trajectories, credit), updates=1)
+        batch = with_other_policies(learner, batch_of(trajectories, credit), updates=1, beta=training["beta"])
         objective = step_settings(config).objective
         return Sides(learner, objective, codec, trajectories, batch, reference, translate(config, None, resume=False))
 

@@ -2,7 +2,7 @@
 
 A gradient is a sum over trajectories, so that their order is free. All-wrong groups come first: after the last of
 their backward passes the accumulated gradient is theirs alone, and its norm can be read. Trajectories that cannot have
-a gradient come last, and get no backward pass.
+a gradient are in none.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ class Pass:
 
     rows: list[int]
     all_wrong: bool = False
-    with_gradient: bool = True
 
 
-def plan_passes(batch: Batch, *, beta: float, max_rows: int, max_tokens: int) -> list[Pass]:
-    """Passes of at most `max_rows` trajectories and `max_tokens` tokens, counted as if padded to the longest.
+def learning_rows(batch: Batch, beta: float) -> list[int]:
+    """The trajectories that have a gradient: all under a KL term, else those with an advantage other than 0."""
+    told = [bool(part.any()) for part in torch.split(batch.advantages, batch.loss_tokens.tolist())]
+    return [row for row in range(len(batch)) if beta > 0.0 or told[row]]
+
+
+def plan_passes(batch: Batch, rows: Sequence[int], *, max_rows: int, max_tokens: int) -> list[Pass]:
+    """Passes over `rows`, of at most `max_rows` trajectories and `max_tokens` tokens, counted as if padded.
 
     A trajectory that is longer has a pass to itself. Equally long ones go together: shorter before longer within the
-    all-wrong groups, the others, and those that have neither KL (`beta` 0) nor an advantage but 0.
+    all-wrong groups, and within the others.
     """
-    told = [bool(part.any()) for part in torch.split(batch.advantages, batch.loss_tokens.tolist())]
-    kinds: dict[tuple[bool, bool], list[int]] = {(True, True): [], (False, True): [], (False, False): []}
-    for row, wrong in enumerate(batch.all_wrong.tolist()):
-        has_gradient = beta > 0.0 or told[row]
-        kinds[wrong and has_gradient, has_gradient].append(row)
+    wrong = batch.all_wrong.tolist()
     return [
-        Pass(some, all_wrong, has_gradient)
-        for (all_wrong, has_gradient), rows in kinds.items()
-        for some in _cut(rows, batch.lengths, max_rows, max_tokens)
+        Pass(some, all_wrong)
+        for all_wrong in (True, False)
+        for some in _cut([row for row in rows if wrong[row] == all_wrong], batch.lengths, max_rows, max_tokens)
     ]
 
 

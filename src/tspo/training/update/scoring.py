@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,12 +16,11 @@ from tspo.training.update.layout import Arrange, alike, packed_sequence, padded_
 _CHUNK = 512
 """Tokens whose logits are held at once, in float32."""
 
-Scores = tuple[torch.Tensor, torch.Tensor]
-"""Log-probability of each token of the loss under softmax(logits / temperature), and the entropy of the distribution
-that it is from, without gradient; both (N,) float32, in the batch's order."""
+Scorer = Callable[[Batch], torch.Tensor]
+"""The log-probability (N,) float32 of each of a batch's tokens of the loss under softmax(logits / temperature).
 
-Scorer = Callable[[Batch], Scores]
-"""Scores a batch that is on the policy's device; with gradient where that is enabled."""
+The batch is on the policy's device; with gradient where that is enabled.
+"""
 
 
 def scorer_of(policy: Any, *, temperature: float, autocast: torch.dtype | None, whole: bool, packed: bool) -> Scorer:
@@ -34,7 +34,7 @@ def scorer_of(policy: Any, *, temperature: float, autocast: torch.dtype | None, 
     arrange = packed_sequence if packed else padded_rows
     parts = _decoder_and_head(policy, arrange) if whole else None
 
-    def score(batch: Batch) -> Scores:
+    def score(batch: Batch) -> torch.Tensor:
         inputs, before = arrange(batch)
         labels = batch.token_ids[batch.in_loss]
         with torch.autocast(labels.device.type, dtype=autocast, enabled=autocast is not None):
@@ -49,28 +49,23 @@ def scorer_of(policy: Any, *, temperature: float, autocast: torch.dtype | None, 
     return score
 
 
-def score_states(states: torch.Tensor, head: nn.Module, labels: torch.Tensor, temperature: float) -> Scores:
-    """Scores of `labels` (N,) from the states (N, size) before them; logits are computed again in the backward pass."""
-    logprobs, entropies = [], []
+def score_states(states: torch.Tensor, head: nn.Module, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Scores (N,) of `labels` (N,) from the states (N, size) before them; logits are computed again to go back."""
+    logprobs = []
     for some, tokens in zip(torch.split(states, _CHUNK), torch.split(labels, _CHUNK), strict=True):
         if torch.is_grad_enabled():
-            logprob, entropy = checkpoint(_score_chunk, some, head, tokens, temperature, use_reentrant=False)
+            logprobs.append(checkpoint(_score_chunk, some, head, tokens, temperature, use_reentrant=False))
         else:
-            logprob, entropy = _score_chunk(some, head, tokens, temperature)
-        logprobs.append(logprob)
-        entropies.append(entropy)
-    return torch.cat(logprobs), torch.cat(entropies)
+            logprobs.append(_score_chunk(some, head, tokens, temperature))
+    return torch.cat(logprobs)
 
 
-def _score_chunk(states: torch.Tensor, head: nn.Module, labels: torch.Tensor, temperature: float) -> Scores:
+def _score_chunk(states: torch.Tensor, head: nn.Module, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     return _score_logits(head(states), labels, temperature)
 
 
-def _score_logits(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> Scores:
-    logprobs = (logits.float() / temperature).log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs).sum(-1)
-    return logprobs.gather(-1, labels[:, None])[:, 0], entropy
+def _score_logits(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    return (logits.float() / temperature).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
 
 
 @torch.no_grad()
@@ -86,3 +81,14 @@ def _decoder_and_head(policy: Any, arrange: Arrange) -> tuple[nn.Module, nn.Modu
     if head is None or states is None:
         return None
     return (decoder, head) if alike(head(states), logits) else None
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """`model` without dropout while the block runs."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

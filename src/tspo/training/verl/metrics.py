@@ -17,7 +17,6 @@ _FROM_VERL = {
     "actor/grad_norm": "grad_norm",
     "actor/lr": "learning_rate",
     "actor/kl_loss": "kl",
-    "actor/entropy": "entropy",
     "actor/pg_clipfrac": "clip_share",
     "timing_s/step": "step_seconds",
 }
