@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --out gpu.json                   all parts; those in the file are not measured again
     python benchmarks/gpu.py --out gpu.json --parts 3b-packed 3b-trl
-    python benchmarks/gpu.py --out tiny.json --device cpu     a tiny shape, to see that all of it runs
+    python benchmarks/gpu.py --out tiny.json --device cpu     a tiny shape in float32, to see that all of it runs
 
 Weights are random at Qwen2.5's shapes: nothing is downloaded. Both sides have float32 weights, bfloat16 autocast, fused
 AdamW, gradient checkpointing, no KL, and the same trajectories: a prompt, four turns of sampled tokens, and passages
@@ -108,7 +108,7 @@ def measure(part: str, device: str, work: Work, rounds: int) -> Result:
 
     _shape, _, kind = part.partition("-")
     engine_class = StockOnDevice if kind == "trl" else type("Part", (OursOnDevice,), {"kind": kind})
-    rate = product_rate(torch.bfloat16, torch.device(device))
+    rate = product_rate(getattr(torch, work.dtype), torch.device(device))
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     engine = engine_class(work, device)
@@ -159,9 +159,10 @@ def main() -> None:
         groups, group = (8, 4) if args.device == "cuda" else (2, 2)
         tokens = args.tokens if args.device == "cuda" else 300
         shape = part.partition("-")[0]
-        work = Work(
-            shape, groups, group, tokens, tokens // 8, tokens // 20, args.micro_batch, os.cpu_count() or 1, True
-        )
+        # many processors have no bfloat16, and compute it a thousand times slower
+        dtype = "bfloat16" if args.device == "cuda" else "float32"
+        rows, threads = min(args.micro_batch, groups * group), os.cpu_count() or 1
+        work = Work(shape, groups, group, tokens, tokens // 8, tokens // 20, rows, threads, True, dtype)
         started = time.perf_counter()
         try:
             results.append(in_own_process(measure, part, args.device, work, args.rounds))

@@ -11,10 +11,10 @@ class Machine:
 
         torch.set_num_threads(threads)
 
-    def flops(self) -> float:
-        """Operations a second of large bfloat16 matrix products."""
+    def flops(self, dtype: str = "bfloat16") -> float:
+        """Operations a second of large matrix products in that precision."""
         import torch
 
         from tspo.training.machine_floor import product_rate
 
-        return product_rate(torch.bfloat16, torch.device("cpu"))
+        return product_rate(getattr(torch, dtype), torch.device("cpu"))

@@ -109,7 +109,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """With the sampler in place while the policy is trained, as under TRL."""
+        """With the sampler in place while the policy is trained."""
         return self.states + self.passes + self.sampler_weights + self.sampler_cache
 
 

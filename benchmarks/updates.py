@@ -2,15 +2,17 @@
 
     python benchmarks/updates.py
     python benchmarks/updates.py --growth
+    python benchmarks/updates.py --dtype float32     # for a processor without bfloat16
 
 Each trainer is in a process of its own and they take turns, one optimizer step a round: scoring, loss, backward pass
 and optimizer, with rollouts that are given. A trajectory is a prompt and four turns of sampled tokens with passages
 between them; TRL learns which tokens were sampled from `env_mask`, as its `rollout_func` allows. Both have float32
-weights, bfloat16 autocast, AdamW, no KL, the same micro-batch, and an advantage other than 0 on every trajectory.
+weights, bfloat16 autocast unless said otherwise, AdamW, no KL, the same micro-batch, and an advantage other than 0 on
+every trajectory.
 
 How to read it: tokens/s counts all tokens of the trajectories; median, [least, greatest]. ratio: ours to TRL's, round
-by round. of floor: the share of what six products a parameter and token would take at the rate of large bfloat16
-products, measured in the same run. peak: the most MB in memory, the weights and the optimizer's state among them;
+by round. of floor: the share of what six products a parameter and token would take at the rate of large products in
+that precision, measured in the same run. peak: the most MB in memory, the weights and the optimizer's state among them;
 step: what of that is not there before the first step.
 """
 
@@ -47,6 +49,7 @@ class Work:
     micro_batch: int
     threads: int
     checkpointing: bool
+    dtype: str = "bfloat16"
 
 
 class Stock:
@@ -161,7 +164,7 @@ class Ours(Stock):
         settings = LearnerSettings(
             steps=1_000_000,
             learning_rate=1e-6,
-            autocast=torch.bfloat16,
+            autocast=None if work.dtype == "float32" else torch.bfloat16,
             max_rows=work.micro_batch,
             checkpointing=work.checkpointing,
             **self.options(),
@@ -258,7 +261,7 @@ def _settings(work: Work, folder: str, device: str) -> Any:
         max_completion_length=work.tokens * 2,
         learning_rate=1e-6,
         beta=0.0,
-        bf16=True,
+        bf16=work.dtype == "bfloat16",
         use_cpu=device == "cpu",
         activation_checkpointing=work.checkpointing,
         save_strategy="no",
@@ -290,11 +293,11 @@ def measure(work: Work, rounds: int, engines: dict[str, type[Stock]]) -> None:
         tokens = {name: worker.call("tokens") for name, worker in workers.items()}
         assert len(set(tokens.values())) == 1, "the trainers were given different trajectories"
         seconds: dict[str, list[float]] = {name: [] for name in workers}
-        flops = [machine.call("flops")]
+        flops = [machine.call("flops", work.dtype)]
         for _ in range(rounds):
             for name, worker in workers.items():
                 seconds[name].append(worker.call("round"))
-            flops.append(machine.call("flops"))
+            flops.append(machine.call("flops", work.dtype))
         for name, worker in workers.items():
             floor = max(flops) / 6 / worker.call("parameters")
             rate = [tokens[name] / one for one in seconds[name]]
@@ -323,6 +326,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--checkpointing", action="store_true", help="both with gradient checkpointing")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of both sides' products")
     parser.add_argument("--growth", action="store_true", help="trajectories of 512, 1024, 2048 and 4096 tokens")
     args = parser.parse_args()
     print(__doc__.partition("How to read it: ")[2])
@@ -338,6 +342,7 @@ def main() -> None:
             args.micro_batch,
             args.threads,
             args.checkpointing,
+            args.dtype,
         )
         measure(work, args.rounds, {"trl": Stock, "ours": Ours})
 

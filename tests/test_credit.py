@@ -33,7 +33,7 @@ def test_a_group_worked_by_hand():
             trajectory("q", "Bob", "nothing", "by Jane Doe", None),
             trajectory("q", None, "nothing"),
         ],
-        CreditConfig(scale="none"),
+        CreditConfig(scale="none", credit="first_turn"),
     )
     assert [credit.outcome for credit in credits_] == [1.0, 0.0, 0.0]
     assert [credit.first_occurrence for credit in credits_] == [0, 1, None]
@@ -215,7 +215,7 @@ def test_defaults():
     assert CreditConfig() == CreditConfig(
         algorithm="tspo",
         alpha=0.5,
-        credit="first_turn",
+        credit="through_first_turn",
         match="token",
         baseline="absorbing",
         level="turn",

@@ -56,7 +56,9 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
 
 def test_its_tokenizer_is_the_recipes() -> None:
     again = make_tokenizer(Recipe().vocabulary, worlds=8)
-    assert again.get_vocab() == load_tokenizer("tspo:starter").get_vocab()
+    kept = load_tokenizer("tspo:starter")
+    assert again.get_vocab() == kept.get_vocab()
+    assert again.backend_tokenizer.to_str() == kept.backend_tokenizer.to_str()
 
 
 def test_it_speaks_the_protocol_and_searches(groups: list[Trajectory]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tspo import __version__
 from tspo.commands import (
@@ -76,10 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says which command a mistyped one probably is."""
+
+    def error(self, message: str) -> NoReturn:
+        """See argparse; exits with 2."""
+        names = [command.__name__.rpartition(".")[2].replace("_", "-") for command in COMMANDS]
+        mistyped = re.search(r"invalid choice: '([^']*)'", message)
+        near = difflib.get_close_matches(mistyped.group(1), names, n=1) if mistyped else []
+        super().error(f"{message}; did you mean {near[0]}?" if near else message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tspo", description="Train language models to search, turn by turn, and see why it works."
-    )
+    parser = _Parser(prog="tspo", description="Train language models to search, turn by turn, and see why it works.")
     parser.add_argument("--version", action="version", version=f"tspo {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:

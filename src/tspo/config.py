@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import to_jsonable_python
 
 from tspo.credit import CreditConfig
+from tspo.credit_config import PRESETS
 from tspo.datasets.names import Purpose, is_name, means_a_name, question_splits
 from tspo.datasets.world.facts import LARGEST, SMALLEST
 from tspo.datasets.world.files import WorldSettings
@@ -178,8 +179,12 @@ class CreditSection(_Section):
         "information_gain",
     )
     alpha: float = Field(default=0.5, description="reward of the turn that first found the answer, 0 to 1")
+    preset: Literal["recommended", "abstract", "turn_if_all_wrong"] | None = Field(
+        default=None,
+        description="a reading of the paper by name, which sets credit and level: recommended is the default of both",
+    )
     credit: str = Field(
-        default="first_turn", description="near-miss turns that earn it: first_turn, through_first_turn"
+        default="through_first_turn", description="near-miss turns that earn it: first_turn, through_first_turn"
     )
     match: str = Field(default="token", description="how an answer is found in feedback: token or substring")
     ignore: tuple[str, ...] = Field(default=("yes", "no"), description="answers that are no evidence in a passage")
@@ -205,9 +210,28 @@ class CreditSection(_Section):
     retrieval_score: float = Field(default=0.0, description="what a passage with an answer adds: search_r1")
     process_scale: float = Field(default=1.0, description="factor of what searches earn: stepsearch")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, values: Any) -> Any:
+        """What a preset stands for, but for what is said beside it."""
+        if isinstance(values, dict) and isinstance(preset := values.get("preset"), str):
+            return PRESETS.get(preset, {}) | values
+        return values
+
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _yes_and_no(cls, value: Any) -> Any:
+        """YAML reads a bare yes as true, and no as false."""
+        words = {True: "yes", False: "no"}
+        return (
+            [words.get(one, one) if isinstance(one, bool) else one for one in value]
+            if isinstance(value, list)
+            else value
+        )
+
     def to_config(self) -> CreditConfig:
         """The checked options, as rewards and advantages take them."""
-        return CreditConfig(**self.model_dump())
+        return CreditConfig(**self.model_dump(exclude={"preset"}))
 
 
 class LoraSection(_Section):
@@ -271,6 +295,9 @@ class TrainingSection(_Section):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean of gradients: adamw")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the mean of their squares: adamw")
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this norm")
+    max_skipped: int = Field(
+        default=3, ge=1, description="steps in a row without a finite gradient, which change nothing, that end the run"
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="precision of the update; weights and optimizer stay float32"
     )
@@ -437,20 +464,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             raise BadInput(f"{override!r}: the value is not YAML; quote it") from None
         _set(values, key, value)
     values.setdefault("output_dir", f"runs/{path.stem}")
-    return make_config(values, path)
+    return make_config(values, path, {override.partition("=")[0] for override in overrides})
 
 
-def make_config(values: Mapping[str, Any], where: object) -> RunConfig:
+def make_config(values: Mapping[str, Any], where: object, given_apart: Set[str] = frozenset()) -> RunConfig:
     """The settings of a nested mapping, paths relative to the working folder; `where` is what they were read from.
 
-    Raises BadInput as `load_config`.
+    Keys that were `given_apart` came from the command line. Raises BadInput as `load_config`.
     """
     values = without_old_settings(values, where)
     _make_paths_absolute(values, Path.cwd())
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{where}: {_explain(error)}") from None
+        said = _explain(error)
+        # what is wrong with several keys at once begins with the one that is to be changed
+        place = ".".join(str(part) for part in error.errors()[0]["loc"]) or said.partition(":")[0]
+        apart = any(f"{place}.".startswith(f"{key}.") or key.startswith(f"{place}.") for key in given_apart)
+        raise BadInput(said if apart else f"{where}: {said}") from None
 
 
 def default_of(key: str) -> Any:
@@ -565,8 +596,8 @@ def _explain(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         valid = sorted(_fields_at(first["loc"][:-1]))
-        near = difflib.get_close_matches(str(first["loc"][-1]), valid, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
+        near = _nearest(place, valid)
+        hint = f"; did you mean {near!r}?" if near else "."
         return f"unknown key {place!r}{hint} Valid keys there: {', '.join(valid)}"
     if first["type"] == "missing":
         return f"{place!r} is missing"
@@ -574,6 +605,53 @@ def _explain(error: ValidationError) -> str:
     if not place:
         return message
     return f"{place!r}: {message[0].lower() + message[1:]}, got {first['input']!r}"
+
+
+_ELSEWHERE = {
+    "lr": "training.learning_rate",
+    "max_steps": "training.steps",
+    "num_generations": "training.group_size",
+    "n": "training.group_size",
+    "train_batch_size": "training.groups_per_step",
+    "batch_size": "training.groups_per_step",
+    "num_train_epochs": "training.steps",
+    "per_device_train_batch_size": "training.micro_batch",
+    "kl_coef": "training.beta",
+    "kl_loss_coef": "training.beta",
+    "clip_ratio": "training.epsilon",
+    "loss_type": "training.average",
+    "warmup_ratio": "training.lr_warmup_steps",
+    "max_prompt_length": "rollout.max_total_tokens",
+    "max_completion_length": "rollout.max_total_tokens",
+    "topk": "rollout.top_k",
+    "logging_dir": "output_dir",
+}
+"""What TRL, verl and others call a setting, and its key here."""
+
+
+def _nearest(place: str, valid: Sequence[str]) -> str | None:
+    """The key that `place` probably means: one beside it, the same name in another section, or one of other names."""
+    *sections, name = place.split(".")
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    if near := difflib.get_close_matches(name, valid, n=1):
+        return ".".join([*sections, near[0]])
+    keys = _all_keys(RunConfig, "")
+    by_name: dict[str, str] = {}
+    for key in keys:  # those of the training first, where several sections have the name
+        by_name.setdefault(key.rpartition(".")[2], key) if not key.startswith("training.") else by_name.update(
+            {key.rpartition(".")[2]: key}
+        )
+    near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.75)
+    return by_name[near[0]] if near else None
+
+
+def _all_keys(section: type[BaseModel], prefix: str) -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        inner = _section_in(field.annotation)
+        keys += [f"{prefix}{name}"] if inner is None else _all_keys(inner, f"{prefix}{name}.")
+    return keys
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:

@@ -21,6 +21,16 @@ OWN_REWARD = "own"
 """Names the reward that an algorithm was published with."""
 
 
+PRESETS: dict[str, dict[str, str]] = {
+    "recommended": {"credit": "through_first_turn", "level": "turn"},
+    "abstract": {"credit": "first_turn", "level": "turn"},
+    "turn_if_all_wrong": {"credit": "through_first_turn", "level": "turn_if_all_wrong"},
+}
+"""Readings of the paper, by name. The first is what evidence speaks for (docs/evidence.md), and the default; `abstract`
+takes the abstract by its words, "the step where the ground-truth answer first appears"; the last follows a public
+summary, by which the level of advantages depends on the composition of the group."""
+
+
 @dataclass(frozen=True, slots=True)
 class CreditConfig:
     """How credit is assigned. Raises BadInput that lists the valid values where one is wrong."""
@@ -29,8 +39,8 @@ class CreditConfig:
     """The advantage estimator, a name in `ADVANTAGES`."""
     alpha: float = 0.5
     """What a near miss earns, in [0, 1]; 0 leaves the outcome alone. The paper's value is not known."""
-    credit: CreditRule = "first_turn"
-    """Which turns of a near miss earn it: the one where the answer first came up, or all up to that one."""
+    credit: CreditRule = "through_first_turn"
+    """Which turns of a near miss earn it: all up to the one where the answer first came up, or that one alone."""
     match: Match = "token"
     """How an answer is looked for in feedback: as a run of whole tokens, or as a substring."""
     baseline: Baseline = "absorbing"

@@ -81,6 +81,19 @@ def _mode_of(path: Path) -> int:
     return 0o666 & ~umask
 
 
+def why_not_written(error: OSError) -> str:
+    """The system's reason in brackets, and what to do about it."""
+    todo = {
+        errno.ENOSPC: "free some space",
+        errno.EDQUOT: "free some of your quota",
+        errno.EFBIG: "choose a file system that takes larger files",
+        errno.EEXIST: "a file stands where a folder should; choose another place",
+        errno.ENOTDIR: "a file stands where a folder should; choose another place",
+        errno.EIO: "the disk fails; choose another place",
+    }.get(error.errno or 0, "choose another place")
+    return f"({error.strerror or error}); {todo}"
+
+
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
     """Turn a library's error about a full disk into one clear line about `folder`."""

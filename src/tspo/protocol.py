@@ -33,6 +33,7 @@ _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PASSAGE = re.compile(r"^Doc \d+\(Title: (?:\"[^\n]*?\"|[^\n]*?)\) ", re.MULTILINE)
 _TAG_LIKE = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(TAGS)})\b)", re.IGNORECASE)
+_TAG_NAME = re.compile(rf"<\s*/?\s*(?:{'|'.join(TAGS)})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,11 @@ def neutralise(text: str, special_tokens: Iterable[str] = ()) -> str:
             # a lookahead, so that occurrences which overlap are all broken
             text = re.sub(f"(?={re.escape(token)}).", r"\g<0> ", text, flags=re.DOTALL)
     return text
+
+
+def tag_like(text: str) -> list[str]:
+    """What could be read as a tag of the protocol: from its "<" to the end of its name, in their order."""
+    return [match.group() for match in _TAG_NAME.finditer(text)]
 
 
 def render_passages(contents: Sequence[str]) -> str:

@@ -16,6 +16,9 @@ from typing import Any, TextIO
 from tspo.errors import BadInput
 from tspo.protocol import Search, last_answer, parse_action
 
+OPENED = "opened"
+"""What `extra` has where the template opens a thought: text that comes before the first turn's own."""
+
 
 class StopReason(StrEnum):
     """Why a trajectory ended."""

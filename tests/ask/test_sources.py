@@ -42,6 +42,8 @@ def test_what_was_cut_off_was_not_read(codec):
     assert numbers(sources.read) == [1, 2]
     assert sources.holding("Italy") == []
     assert numbers(sources.holding("Rome")) == [2]
+    assert sources.holding("Rom") == sources.holding("Rome", ignore=["rome"]) == []
+    assert numbers(sources.holding("Rom", "substring")) == [2]
 
 
 def test_a_passage_that_is_found_again_and_read_further_holds_more(codec):

@@ -114,7 +114,7 @@ def test_bad_input_is_one_line(run_folder, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert "no question; write it after tspo ask" in error_of(capsys, "--run", str(run_folder))
     assert "no question; write it after tspo ask" in error_of(capsys, "--run", str(run_folder), " ")
-    assert "unknown key 'rollout.topk'; did you mean 'top_k'?" in error_of(capsys, "q?", "rollout.topk=1")
+    assert "unknown key 'rollout.topk'; did you mean 'rollout.top_k'?" in error_of(capsys, "q?", "rollout.topk=1")
     assert "no such folder" in error_of(capsys, "q?", "model=./nowhere")
 
 

@@ -82,7 +82,7 @@ def test_a_config_that_is_not_there(name, tmp_path, capsys):
 def test_an_unknown_key(name, config_file, capsys):
     assert main([name, config_file, "training.stepz=3"]) == 2
     message = one_line(capsys)
-    assert "unknown key 'training.stepz'; did you mean 'steps'?" in message
+    assert "unknown key 'training.stepz'; did you mean 'training.steps'?" in message
 
 
 @pytest.mark.parametrize("name", RUN_NAMES)
@@ -124,6 +124,16 @@ def test_bad_usage_exits_2(arguments, capsys):
         main(arguments)
     assert exit_.value.code == 2
     assert "usage: tspo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("tran", "train"), ("evalute", "evaluate"), ("compare-evaluation", "compare-evaluations")]
+)
+def test_a_mistyped_command_is_told_what_it_may_be(typed, meant, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([typed])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_when_all_failed_there_is_no_report(config_file, tmp_path, capsys, train
         (["--vary", "training.steps=10,20"], "budgets"),
         (["--arm", "credit.algorithm=ppo"], "arm 'algorithm=ppo': algorithm: ppo needs a critic's value"),
         (["--vary", "seed=1,2"], "use --seeds"),
-        (["--arm", "credit.alpah=1"], "did you mean 'alpha'"),
+        (["--arm", "credit.alpah=1"], "did you mean 'credit.alpha'"),
         (["--arm", "credit.alpha=0.3", "--arm", "credit.alpha=0.30"], "are the same"),
         (["output_dir=x"], "use --seeds and --out"),
         (["--report-only"], "holds no comparison"),

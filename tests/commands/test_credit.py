@@ -77,7 +77,7 @@ def test_every_option_reaches_the_config(source, monkeypatch, capfd):
     given = {
         "algorithm": "grpo",
         "alpha": 0.25,
-        "credit": "through_first_turn",
+        "credit": "first_turn",
         "match": "substring",
         "baseline": "reached",
         "level": "turn_if_all_wrong",

@@ -91,6 +91,11 @@ def test_a_bad_line_is_named_and_nothing_is_left(corpus, tmp_path, line, message
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
 
 
+def test_folders_above_an_index_are_made(corpus, tmp_path):
+    assert main(["index", corpus, "--out", str(tmp_path / "new" / "folder")]) == 0
+    assert len(BM25Retriever.load(tmp_path / "new" / "folder")) == 50
+
+
 def test_what_cannot_be_is_one_line(corpus, tmp_path, capsys):
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "full").mkdir()
@@ -101,7 +106,10 @@ def test_what_cannot_be_is_one_line(corpus, tmp_path, capsys):
         ([str(tmp_path / "empty.jsonl"), "--out", out], "holds no documents"),
         ([corpus, "--out", str(tmp_path / "full")], "thesis.tex"),
         ([corpus, "--out", corpus], "is a file"),
-        ([corpus, "--out", str(tmp_path / "no" / "index")], "not written"),
+        (
+            [corpus, "--out", f"{corpus}/index"],
+            "a file stands where a folder should",
+        ),
         ([corpus, "--out", out, "--mode", "int8"], "--mode is for --retriever dense or hybrid"),
     ):
         assert main(["index", *arguments]) == 2

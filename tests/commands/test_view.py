@@ -82,6 +82,10 @@ def test_a_file_cut_in_the_middle_is_one_line(trajectories, capsys):
 def test_what_is_no_run_is_one_line(tmp_path, capsys):
     assert "is not there" in refused(capsys, tmp_path / "missing")
     assert "holds no run" in refused(capsys, tmp_path)
+    run = tmp_path / "runs" / "algorithm=tspo" / "seed-0"
+    run.mkdir(parents=True)
+    (tmp_path / "grid.json").write_text("{}")
+    assert f"holds a comparison of 1 runs; name one of them, for example {run}" in refused(capsys, tmp_path)
 
 
 def test_a_static_file_is_written_and_named(trajectories, capsys):

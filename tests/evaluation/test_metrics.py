@@ -181,3 +181,14 @@ def test_pass_at_k_where_questions_were_tried_more_than_once():
 
 def test_trajectories_are_read_one_at_a_time():
     assert summarize(trajectory(str(n), "Jane Doe") for n in range(3)).overall.questions == 3
+
+
+def test_whether_the_answer_was_found_is_by_the_rule_of_the_run_that_the_trajectory_is_from():
+    one = trajectory("q", "Bob", ["by Jane Doe"])
+    assert score_trajectory(one).answer_in_feedback == 1.0
+    one.extra["first_occurrence"] = None
+    assert score_trajectory(one).answer_in_feedback == 0.0
+    other = trajectory("q", "Bob", ["by Mary Jane Doering"])
+    assert score_trajectory(other).answer_in_feedback == 0.0
+    other.extra["first_occurrence"] = 0
+    assert score_trajectory(other).answer_in_feedback == 1.0

@@ -234,7 +234,7 @@ def test_advantages_land_on_the_tokens_of_their_turn(
         return theirs(self, model, inputs, *args)
 
     monkeypatch.setattr(GRPOTrainer, "compute_loss", spy)
-    trainer = make_trainer(tiny_model_folder, tmp_path, TSPOTrainer)
+    trainer = make_trainer(tiny_model_folder, tmp_path, TSPOTrainer, credit=CreditConfig(credit="first_turn"))
     trainer.train()
     found = {}
     for ids, advantages in zip(batches[0]["completion_ids"], batches[0]["advantages"], strict=True):

@@ -19,6 +19,7 @@ from tspo.errors import BadInput
 from tspo.retrieval import bm25
 from tspo.retrieval.bm25 import SETTINGS, BM25Retriever, cached_bm25
 from tspo.retrieval.build_index import build_bm25_index
+from tspo.scripts import in_pairs, word_pattern
 
 CORPUS = [
     Document("d0", '"Rome"\nRome is the capital of Italy.'),
@@ -324,8 +325,13 @@ def test_a_killed_writer_leaves_a_whole_index_or_none(tmp_path):
     assert set(sizes) == {5}
 
 
+def is_of_one_script(text):
+    """Whether its words are what a plain regex finds."""
+    return re.findall(word_pattern(), in_pairs(text)) == re.findall(r"\b\w+\b", text)
+
+
 def test_the_real_corpus_is_searched_as_plain_bm25_would(wiki_qa):
-    documents = list(read_corpus(wiki_qa / "corpus.jsonl"))[:300]
+    documents = [one for one in read_corpus(wiki_qa / "corpus.jsonl") if is_of_one_script(one.contents)][:300]
     retriever = BM25Retriever.build(documents)
     for document in documents[::60]:
         assert_ranked_as_plain_bm25(retriever, documents, document.title, 5)
@@ -336,3 +342,39 @@ def test_a_title_finds_its_passage_in_the_real_corpus(wiki_qa, tmp_path):
     titles = ["Philip Carlo", "Women's National Basketball League", "Prague astronomical clock"]
     for title, passages in zip(titles, retriever.search(titles, 3), strict=True):
         assert any(passage.contents.startswith(f'"{title}"\n') for passage in passages)
+
+
+SCRIPTS = {
+    "zh": ("挪威的首都是奥斯陆，位于该国的东南部。", "奥斯陆"),
+    "ja": ("ノルウェーの首都はオスロである。", "オスロ"),
+    "th": ("เมืองหลวงของประเทศไทยคือกรุงเทพมหานคร", "กรุงเทพ"),
+    "ko": ("노르웨이의수도는오슬로이다", "오슬로"),
+    "hi": ("मेरा दिल यहाँ है", "दिल"),
+    "ar": ("كَتَبَ مُحَمَّدٌ رِسالة", "محمد"),
+    "nfd": ("Cafe\u0301 Nord", "Café"),
+}
+DISTRACTORS = ["挪威的森林", "京都の寺", "ประเทศลาว", "서울은 도시", "दल बदल", "كاتب", "Cafeteria Nord"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_words_of_every_script_are_found(script, stored, tmp_path):
+    contents = [*DISTRACTORS, *(text for text, _ in SCRIPTS.values())]
+    documents = [Document(str(place), f'"t"\n{text}') for place, text in enumerate(contents)]
+    if stored:
+        build_bm25_index(documents, tmp_path / "index")
+        retriever = BM25Retriever.load(tmp_path / "index")
+    else:
+        retriever = BM25Retriever.build(documents)
+    (found,) = retriever.search([SCRIPTS[script][1]], 3)
+    assert [passage.contents for passage in found][:1] == [f'"t"\n{SCRIPTS[script][0]}']
+
+
+def test_the_analysis_is_recorded_and_another_one_is_refused(tmp_path):
+    build_bm25_index([Document("0", '"t"\nx')], tmp_path / "index")
+    manifest = tmp_path / "index" / "manifest.json"
+    text = manifest.read_text()
+    assert '"analysis": "unicode-1"' in text
+    manifest.write_text(text.replace("unicode-1", "unicode-0"))
+    with pytest.raises(BadInput, match="made by another version of tspo"):
+        BM25Retriever.load(tmp_path / "index")

@@ -102,8 +102,9 @@ def test_an_empty_folder_is_taken_and_a_link_goes_on_pointing(tmp_path):
     assert read_manifest(tmp_path / "target").passages == 7
 
 
-def test_a_missing_parent_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match="not written"):
+def test_a_parent_that_is_a_file_is_bad_input(tmp_path):
+    (tmp_path / "none").write_text("")
+    with pytest.raises(BadInput, match=r"not written \(.*\); a file stands where a folder should"):
         write_index(tmp_path / "none" / "index", "some", {}, must_not_run)
 
 

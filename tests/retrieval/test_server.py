@@ -1,6 +1,8 @@
 """The service on a real port, asked as its clients ask it."""
 
+import asyncio
 import json
+import resource
 import socket
 import threading
 import time
@@ -71,8 +73,8 @@ def test_no_queries_no_results(shelf, run_app):
 
 
 BAD = {
-    "an empty query": ({"queries": ["a", ""]}, 422, "queries.1: String should have at least 1 character"),
-    "a query of 1 MB": ({"queries": ["a" * 2**20]}, 422, "queries.0: String should have at most 8192 characters"),
+    "an empty query": ({"queries": [None]}, 422, "queries.0: Input should be a valid string"),
+    "queries and a query": ({"queries": ["a"], "query": "a"}, 422, "queries: give the queries, or a single one"),
     "a body of 8 MB": ({"queries": ["a" * 8000] * 1000}, 413, "larger than 4194304 bytes"),
     "not UTF-8": (b'{"queries": ["\xff\xfe"]}', 422, "invalid unicode"),
     "half a surrogate pair": (b'{"queries": ["\\ud800"]}', 422, "hex escape"),
@@ -81,9 +83,10 @@ BAD = {
     "topk 10^9": ({"queries": ["a"], "topk": 10**9}, 422, "topk: Input should be less than or equal to 100"),
     "topk 1.5": ({"queries": ["a"], "topk": 1.5}, 422, "topk: Input should be a valid integer"),
     "topk no number": (b'{"queries": ["a"], "topk": NaN}', 422, "topk: Input should be a valid integer"),
-    "topk as text": ({"queries": ["a"], "topk": "3"}, 422, "topk: Input should be a valid integer"),
+    "topk as text": ({"queries": ["a"], "topk": "three"}, 422, "topk: Input should be a valid integer"),
+    "return_scores as text": ({"queries": ["a"], "return_scores": "perhaps"}, 422, "return_scores: Input should be"),
     "an unknown field": ({"queries": ["a"], "k": 3}, 422, "k: there is no such field"),
-    "no queries": ({"topk": 3}, 422, "queries: Field required"),
+    "no queries": ({"topk": 3}, 422, "queries: give the queries, or a single one"),
     "queries as text": ({"queries": "a"}, 422, "queries: Input should be a valid array"),
     "too many queries": ({"queries": ["a"] * 4097}, 422, "queries: List should have at most 4096 items"),
     "too many passages": ({"queries": ["a"] * 1001, "topk": 100}, 422, "1001 queries x 100 passages"),
@@ -92,6 +95,64 @@ BAD = {
     "no JSON": (b"{queries", 422, "Invalid JSON"),
     "a deep list": (b'{"queries": ' + b"[" * 100_000, 422, "Invalid JSON"),
 }
+
+
+def test_a_query_that_finds_nothing_costs_the_others_of_its_batch_nothing(shelf, found, run_app):
+    """Search-R1's trainer sends a batch of episodes at once, and reads ["result"] without a look at the status."""
+    address = run_app(create_app(shelf))
+    reply = post(address, {"queries": ["a", "", " \n", "a" * 9000, "b"], "topk": 2, "return_scores": True})
+    assert reply.status_code == 200
+    assert reply.json() == {"result": [scored(found("a", 2)), [], [], [], scored(found("b", 2))]}
+    assert {query for queries, _ in shelf.batches for query in queries} == {"a", "b"}
+    assert post(address, {"queries": [""]}).json() == {"result": [[]]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": "a", "topk": 2, "return_scores": True},  # SkyRL-gym's SearchToolGroup, and verl-agent
+        {"queries": ["a"], "topk": "2", "return_scores": "true"},
+        {"queries": ["a"], "topk": " 2 ", "return_scores": "True"},
+        {"queries": None, "query": "a", "topk": 2.0, "return_scores": True},
+    ],
+)
+def test_requests_as_other_clients_write_them(shelf, found, run_app, body):
+    assert post(run_app(create_app(shelf)), body).json() == {"result": [scored(found("a", 2))]}
+
+
+def test_eight_hundred_searches_at_once_wait_for_each_other(shelf, found, run_app):
+    """slime asks for each episode by itself, and takes a refusal for a search without passages."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files[1] < 4096:
+        pytest.skip("the system allows too few open files")
+    address = run_app(create_app(shelf))
+
+    async def everyone():
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
+            asked = [{"queries": [f"q{i}"], "topk": 1} for i in range(800)]
+            return await asyncio.gather(*(client.post(f"{address}/retrieve", json=body) for body in asked))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, files[1]))
+    try:
+        for i, reply in enumerate(asyncio.run(everyone())):
+            assert reply.json() == {"result": [documents(found(f"q{i}", 1))]}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+
+
+def test_a_full_service_may_say_503(shelf, found, run_app):
+    address = run_app(create_app(shelf, limits=ServerLimits(queries=1, waiting=1, when_full=503)))
+    shelf.open.clear()
+    with ThreadPoolExecutor(2) as pool:
+        taken = pool.submit(post, address, {"queries": ["taken"]})
+        until(lambda: HTTP.get(f"{address}/healthz").json()["waiting"] == 1)
+        refused = post(address, {"queries": ["more"]})
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        shelf.open.set()
+        assert taken.result().status_code == 200
+    with pytest.raises(BadInput, match="must be 429 or 503"):
+        ServerLimits(when_full=500)
 
 
 def test_bad_input_is_refused_with_a_reason_and_the_service_goes_on(shelf, found, run_app):
@@ -237,7 +298,7 @@ def test_health_and_metrics(shelf, run_app):
     address = run_app(create_app(shelf, index="abc"))
     assert HTTP.get(f"{address}/healthz").json() == {"status": "ok", "index": "abc", "waiting": 0}
     post(address, {"queries": ["a", "b", "a"]})
-    post(address, {"queries": [""]})
+    post(address, {"queries": "a"})
     reply = HTTP.get(f"{address}/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=")
     lines = dict(line.rsplit(" ", 1) for line in reply.text.splitlines() if not line.startswith("#"))

@@ -89,6 +89,18 @@ def test_a_query_that_is_refused_fails_alone(engine, stand_in):
     assert str(bad).startswith(f"{service.address}: refused the query 'bad' (400: ")
 
 
+def test_serper_leaves_the_list_out_where_nothing_is_found(stand_in, monkeypatch):
+    monkeypatch.setenv("SERPER_API_KEY", "key")
+    asked = []
+
+    def nothing(*call):
+        asked.append(call)
+        return 200, {"searchParameters": {"q": "zzz", "type": "search"}, "credits": 1}
+
+    assert Serper().open(stand_in(nothing).address).search(["zzz"], 3) == [[]]
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("reply", [b"<html>", [], {}, {"results": "a", "organic": 3}, {"results": [1], "organic": [1]}])
 def test_a_reply_of_another_form_is_a_failure(engine, stand_in, reply):
     with pytest.raises(RetrieverError, match=r"no answer within .* \(a reply "):

@@ -9,7 +9,7 @@ from tspo.errors import BadInput
 from tspo.protocol import render_passages, split_passages
 from tspo.rewards.evidence import evidence_rewards
 from tspo.rewards.information_gain import information_gain_rewards
-from tspo.rewards.search_r1 import keeps_format
+from tspo.rewards.search_r1 import keeps_format, search_r1_rewards
 from tspo.rewards.stepsearch import stepsearch_rewards, tfidf_cosines
 from tspo.trajectory import StopReason, Trajectory, Turn
 
@@ -104,3 +104,16 @@ def test_format_wants_a_search_answered_and_an_answer_at_the_end():
     assert not keeps_format([Turn(search, feedback="x")])
     assert not keeps_format([Turn(answer, feedback="x"), Turn(answer)])
     assert not keeps_format([Turn("<think>a <information>b</information></think><answer>c</answer>")])
+
+
+def test_a_thought_that_the_template_opened_counts():
+    """Qwen3's and R1's templates end with <think>, or with a thought that is closed already."""
+    first, last = Turn("a</think><search>b</search>", feedback="x"), Turn("<think>a</think><answer>b</answer>")
+    assert not keeps_format([first, last])
+    assert keeps_format([first, last], "<think>\n")
+    assert keeps_format([Turn("<answer>b</answer>")], "<think>\n\n</think>\n\n")
+    assert not keeps_format([last, last], "<think>\n")
+    shown = Trajectory("q", "q-0", "?", ["b"], [first, last], "b", StopReason.ANSWER, extra={"opened": "<think>\n"})
+    assert search_r1_rewards(shown) == [1.0, 1.0]
+    shown.extra.clear()
+    assert search_r1_rewards(shown) == [0.8, 0.8]

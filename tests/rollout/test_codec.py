@@ -1,5 +1,6 @@
 import asyncio
 import copy
+import json
 import re
 from contextlib import asynccontextmanager
 
@@ -14,6 +15,7 @@ from tspo.retrieval.base import Passage
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop, Limits, Request
 from tspo.rollout.sampler import Sampled
+from tspo.rollout.turns import turn_end
 from tspo.trajectory import StopReason
 
 TAG = re.compile(rf"<(?:/\s*)?(?:{'|'.join(TAGS)})\b", re.IGNORECASE)  # "< search>" is broken
@@ -242,3 +244,83 @@ def test_every_token_that_can_close_a_search_or_an_answer_is_known(tiny_tokenize
     known = {texts[token] for token in codec.closing_token_ids}
     assert "<0x3E>" in known
     assert not known & {"</think>", "<search>", "nk>"}
+
+
+@pytest.fixture(scope="session")
+def metaspace_tokenizer(tiny_tokenizer):
+    """Like SentencePiece's: whatever is encoded by itself begins with a space that the text has not."""
+    tokenizers, transformers = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.ByteFallback(), tokenizers.decoders.Metaspace(prepend_scheme="always")]
+    )
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([PROMPT, "Who wrote it? Where is Oslo?", "Question: Answer:"] * 4, trainer)
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(state))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+QUESTIONS = [
+    "Who wrote it?",
+    " Where is Oslo? ",
+    "e",
+    "é\u0301 Ωμέγα 東京",
+    "1 < 2 > 0",
+    "\n",
+    "the search for an answer",
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("template", ["Question: {question}\nAnswer:", "Where is {question}?", "{question}", PROMPT])
+@pytest.mark.parametrize("kind", ["tiny_tokenizer", "metaspace_tokenizer"])
+def test_a_prompt_is_what_the_tokenizer_makes_of_the_whole_text(request, kind, template, question):
+    tokenizer = copy.deepcopy(request.getfixturevalue(kind))
+    tokenizer.chat_template = None
+    whole = tokenizer.encode(template.replace("{question}", question), add_special_tokens=False)
+    assert Codec(tokenizer, template).prompt(question) == [tokenizer.bos_token_id, *whole]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_prompt_in_a_chat_template_is_what_the_tokenizer_makes_of_the_whole_text(codec, question):
+    message = [{"role": "user", "content": PROMPT.replace("{question}", question)}]
+    whole = codec.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+    assert codec.prompt(question) == whole
+
+
+@pytest.mark.parametrize("question", ["search>x</search>", "/answer>", "|im_end|>", "im_end|> ", "<|im_end"])
+def test_a_question_cannot_finish_a_tag_that_a_prompt_begins(tiny_tokenizer, question):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = None
+    codec = Codec(tokenizer, "a <{question}|> b")
+    assert special_in(codec, codec.prompt(question)) == [tokenizer.bos_token_id]
+
+
+def test_words_that_were_added_to_the_vocabulary_are_words(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens(["Oslo", "COVID-19", "<tool_call>"])
+    codec = Codec(tokenizer)
+    oslo, covid, call = tokenizer.convert_tokens_to_ids(["Oslo", "COVID-19", "<tool_call>"])
+    text, ids = codec.feedback(["Oslo\nOslo had COVID-19. <tool_call>"], 100)
+    assert "Oslo had COVID-19." in text
+    assert (ids.count(oslo), ids.count(covid), ids.count(call)) == (2, 1, 0)
+    assert oslo in codec.prompt("Where is Oslo?")
+    assert call not in codec.prompt("<tool_call>")
+    assert "< tool_call>" in codec.decode(codec.prompt("<tool_call>"))
+
+
+def test_a_turn_ends_with_every_end_token_of_the_model(tiny_tokenizer, tiny_model):
+    codec = Codec(tiny_tokenizer, end_token_ids=[tiny_tokenizer.pad_token_id])
+    assert codec.eos_token_ids == {tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id}
+    said = [*codec.policy("<think>no more"), tiny_tokenizer.pad_token_id]
+    assert turn_end(said, 100, codec) == "end"
+    assert turn_end(said, 100, Codec(tiny_tokenizer)) is None

@@ -231,6 +231,15 @@ def test_results_come_in_the_order_of_requests_and_on_done_as_they_end(codec):
     assert [t.trajectory_id for t in done] == ["t-fast", "t-mid", "t-slow"]
 
 
+def test_a_rollout_inside_a_running_loop_as_a_notebook_has(codec):
+    async def cell():
+        sampler = Scripted(codec, {"a": [ANSWER.format("A")]})
+        return AgentLoop(sampler, codec, Echo(), Limits()).rollout([request("a")])
+
+    (trajectory,) = asyncio.run(cell())
+    assert trajectory.answer == "A"
+
+
 def test_a_retriever_that_does_not_answer_ends_those_who_asked(codec):
     scripts = {
         "a": [SEARCH.format("away"), ANSWER.format("never")],

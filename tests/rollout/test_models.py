@@ -14,7 +14,7 @@ import transformers
 
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
-from tspo.rollout.models import load_model, load_tokenizer, resolve_model
+from tspo.rollout.models import end_token_ids, load_model, load_tokenizer, resolve_model
 
 
 def error_of(load, name):
@@ -53,6 +53,19 @@ def test_a_tokenizer_without_a_pad_token_gets_one(tiny_tokenizer, tmp_path):
     assert loaded.pad_token_id == loaded.eos_token_id == tiny_tokenizer.eos_token_id
 
 
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [([2, 0], [2, 0]), (0, [0]), ([5, 0, 399, 100000], [0]), (None, []), ("no file", []), ("not JSON", [])],
+)
+def test_the_end_tokens_of_a_generation_config(tiny_tokenizer, tmp_path, listed, expected):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    text = "{" if listed == "not JSON" else json.dumps({"eos_token_id": listed})
+    if listed != "no file":
+        (tmp_path / "generation_config.json").write_text(text)
+    assert set(range(3)) <= set(tiny_tokenizer.added_tokens_decoder)
+    assert end_token_ids(str(tmp_path), tiny_tokenizer) == expected
+
+
 def test_a_tokenizer_without_an_end_token_is_bad_input(tiny_tokenizer, tmp_path):
     without = transformers.PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
     without.save_pretrained(tmp_path)
@@ -69,6 +82,15 @@ def test_a_folder_that_holds_no_model(load, tmp_path):
 @pytest.mark.parametrize("name", ["./none", "../none/model", "/none/model", "~/none", "a/b/c"])
 def test_a_folder_that_is_not_there_is_not_looked_up_on_the_hub(load, name):
     assert error_of(load, name).endswith("there is no such folder")
+
+
+def test_a_folder_of_runs_is_no_organisation_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("runs/nope") == "runs/nope"
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "config.yaml").write_text("")
+    assert error_of(load_model, "runs/nope").endswith("there is no such folder")
+    assert resolve_model("org/name") == "org/name"
 
 
 def test_a_name_on_the_hub_is_left_to_transformers():

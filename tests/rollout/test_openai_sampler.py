@@ -183,7 +183,7 @@ def test_without_its_chat_template_a_prompt_is_its_words(taught):
     assert tokenizer.decode(codec.prompt("<|im_start|>who"), skip_special_tokens=True) == "Ask: < |im_start|>who?"
 
 
-@pytest.mark.parametrize("content", [None, 7, ["text"]])
+@pytest.mark.parametrize("content", [7, ["text"], {}])
 def test_a_message_without_text_is_malformed(taught, content):
     choice = {"finish_reason": "stop", "message": {"role": "assistant", "content": content}}
     with pytest.raises(Malformed, match="neither token ids nor text"):
@@ -315,8 +315,9 @@ def reply(ids=None, *, text="", finish="stop", **choice):
         reply([5, -1]),
         reply([True]),
         reply(["a"]),
-        reply([5], finish="error"),
-        reply(text=None),
+        reply([5], finish=None),
+        b'{"choices": [{"finish_reason": "stop"}]}',
+        b'{"choices": [{"finish_reason": "stop", "message": {"role": "assistant"}}]}',
         reply([5, 6], logprobs={"token_logprobs": [-1.0]}),
         reply([5], logprobs={"token_logprobs": [float("nan")]}),
         reply([5], logprobs={"token_logprobs": [0.5]}),
@@ -328,6 +329,28 @@ def reply(ids=None, *, text="", finish="stop", **choice):
 def test_a_reply_of_another_form_is_malformed(taught, body):
     with pytest.raises(Malformed):
         read_completion(body, 10, taught.codec)
+
+
+@pytest.mark.parametrize(
+    ("choice", "finish", "reason"),
+    [
+        # vLLM's reasoning parsers, when the tokens ran out within the thought
+        ({"finish_reason": "length", "message": {"content": None, "reasoning_content": "so"}}, "length", "length"),
+        ({"finish_reason": "content_filter", "message": {"content": None}}, "end", "content_filter"),
+        ({"finish_reason": "tool_calls", "message": {"content": None, "tool_calls": []}}, "end", "tool_calls"),
+        ({"finish_reason": "stop", "message": {"content": ""}}, "end", "stop"),
+        ({"finish_reason": "length", "text": None}, "length", "length"),
+    ],
+)
+def test_a_reply_without_text_ends_the_turn(taught, choice, finish, reason):
+    sampled = read_completion(json.dumps({"choices": [choice]}).encode(), 10, taught.codec)
+    assert (sampled.token_ids, sampled.text, sampled.finish) == ([], "", finish)
+    assert sampled.reason.startswith(reason)
+
+
+def test_a_turn_that_ended_for_a_reason_of_the_servers_own_is_what_there_is(taught):
+    sampled = read_completion(reply([5, 6], finish="content_filter"), 10, taught.codec)
+    assert (sampled.token_ids, sampled.finish, sampled.reason) == ([5, 6], "end", "content_filter")
 
 
 def test_a_turn_that_the_server_cut_short_is_bad_input(taught):

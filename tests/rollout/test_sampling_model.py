@@ -71,14 +71,17 @@ def test_how_the_model_attends_elsewhere_does_not_matter(model, codec, attention
 
 
 class OwnAttention(transformers.LlamaForCausalLM):
-    """A class whose attention is not what sdpa computes."""
+    """A class whose logits depend on how many tokens are computed at once."""
 
-    _supports_sdpa = False
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits + output.logits.shape[1]
+        return output
 
 
-def test_attention_that_sdpa_cannot_compute_is_bad_input(tiny_model, codec):
-    model = OwnAttention._from_config(copy.deepcopy(tiny_model.config), attn_implementation="eager")
-    with pytest.raises(BadInput, match="needs a model that can attend by sdpa, llama cannot") as error:
+def test_a_model_that_is_not_sampled_as_it_is_is_bad_input(tiny_model, codec):
+    model = OwnAttention._from_config(copy.deepcopy(tiny_model.config))
+    with pytest.raises(BadInput, match="does not get the logits of this llama right") as error:
         TransformersSampler(model, codec, rows=1, capacity=60)
     assert "\n" not in str(error.value)
 

@@ -73,6 +73,7 @@ async def together(*sessions):
 
 def test_a_group_that_samples_the_same_is_computed_once(model, codec):
     sampler = TransformersSampler(model, codec, rows=5, capacity=CAPACITY, sampling=GREEDY)
+    model.computed[0] = 0
     alone = run(turns(sampler, "0", PROMPT, (0, [7, 8, 9])))
     once = model.computed[0]
     group = run(together(*(turns(sampler, str(i), PROMPT, (0, [7, 8, 9])) for i in range(5))))
@@ -82,6 +83,7 @@ def test_a_group_that_samples_the_same_is_computed_once(model, codec):
 
 def test_it_parts_where_its_members_differ(model, codec):
     sampler = TransformersSampler(model, codec, rows=8, capacity=CAPACITY)
+    model.computed[0] = 0
     group = run(together(*(turns(sampler, str(i), PROMPT, (0, [7, 8, 9])) for i in range(8))))
     computed = model.computed[0]
     read = set()

@@ -13,7 +13,6 @@ pytest.importorskip("transformers")
 import torch
 import transformers
 
-from tspo.errors import BadInput
 from tspo.rollout import kv_cache, transformers_sampler
 from tspo.rollout.codec import Codec
 from tspo.rollout.row_kernels import row_kernels
@@ -179,6 +178,18 @@ def transformers_warped(logits, options):
     for warper in warpers:
         logits = warper(None, logits)
     return logits.softmax(-1)
+
+
+@pytest.fixture(autouse=True)
+def scripts_are_believed(monkeypatch):
+    """A script says what it says, whatever it is asked."""
+    check = transformers_sampler.check_sampling_model
+
+    def check_others(model):
+        if not any(isinstance(module, Script) for module in model.modules()):
+            check(model)
+
+    monkeypatch.setattr(transformers_sampler, "check_sampling_model", check_others)
 
 
 class Script(torch.nn.Module):
@@ -418,19 +429,6 @@ def small(kind, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("Qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
-        ("Mistral", {"sliding_window": CAPACITY - 1}),
-    ],
-)
-def test_a_sliding_window_is_bad_input(codec, kind, settings):
-    with pytest.raises(BadInput, match="has sliding_attention; choose another model") as error:
-        TransformersSampler(small(kind, **settings), codec, rows=1, capacity=CAPACITY)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers import Lfm2Config, MistralConfig, MistralForCausalLM
 
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
+from tspo.rollout.kv_cache import cache_argument
 from tspo.training.answer_scores import check_can_score, mean_log_probabilities, score_answers
 from tspo.trajectory import StopReason, Trajectory, Turn
 
@@ -62,9 +63,12 @@ class Fed:
     def __init__(self, model):
         self.model, self.device, self.tokens = model, model.device, 0
 
-    def __call__(self, input_ids, **others):
+    def __call__(self, *args, **named):
+        return self.forward(*args, **named)
+
+    def forward(self, input_ids, past_key_values=None, **others):
         self.tokens += input_ids.numel()
-        return self.model(input_ids=input_ids, **others)
+        return self.model(input_ids=input_ids, **{cache_argument(self.model): past_key_values}, **others)
 
 
 def alone(model, prefix, answer, temperature):

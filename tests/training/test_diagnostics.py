@@ -34,7 +34,7 @@ GROUPS = [
 
 @pytest.mark.parametrize("algorithm", ["tspo", "grpo"])
 def test_hand_worked_groups(algorithm):
-    config = CreditConfig(algorithm=algorithm, alpha=0.5)
+    config = CreditConfig(algorithm=algorithm, alpha=0.5, credit="first_turn")
     metrics = rollout_metrics(GROUPS, assign_credit(GROUPS, config), config, seconds=2.0)
     turns = 2 + 3 + 2 + 1 + 2 + 1
     sampled = 3 + 8 + 3 + 1 + 3 + 1
@@ -91,14 +91,20 @@ def test_the_options_of_the_run_reach_the_method_it_does_not_use():
 
 
 def test_the_rewards_compared_are_those_of_the_runs_options():
-    credits = assign_credit(GROUPS, CreditConfig())
+    credits = assign_credit(GROUPS, CreditConfig(credit="first_turn"))
     right, wrong = credits[:2], credits[2:4]
-    assert reward_variance(right, CreditConfig()) == pytest.approx((0.5 + 0.125 + 0.5) / 3)
+    assert reward_variance(right, CreditConfig(credit="first_turn")) == pytest.approx((0.5 + 0.125 + 0.5) / 3)
     # the right one has no third turn, and of one reward there is no variance
-    assert reward_variance(right, CreditConfig(baseline="reached")) == pytest.approx((0.5 + 0.125 + 0.0) / 3)
-    assert reward_variance(wrong, CreditConfig(baseline="reached")) == pytest.approx((0.125 + 0.0) / 2)
-    assert reward_variance(right, CreditConfig(level="turn_if_all_wrong")) == pytest.approx(0.5)
-    assert reward_variance(wrong, CreditConfig(level="turn_if_all_wrong")) == pytest.approx((0.125 + 0.0) / 2)
+    assert reward_variance(right, CreditConfig(baseline="reached", credit="first_turn")) == pytest.approx(
+        (0.5 + 0.125 + 0.0) / 3
+    )
+    assert reward_variance(wrong, CreditConfig(baseline="reached", credit="first_turn")) == pytest.approx(
+        (0.125 + 0.0) / 2
+    )
+    assert reward_variance(right, CreditConfig(level="turn_if_all_wrong", credit="first_turn")) == pytest.approx(0.5)
+    assert reward_variance(wrong, CreditConfig(level="turn_if_all_wrong", credit="first_turn")) == pytest.approx(
+        (0.125 + 0.0) / 2
+    )
     assert reward_variance(right, CreditConfig(algorithm="grpo")) == pytest.approx(0.5)
     assert reward_variance([Credit(1.0, None, [1.0], [0.0])], CreditConfig()) == 0.0
 

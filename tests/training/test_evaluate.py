@@ -44,14 +44,29 @@ def settings(materials, *overrides):
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=1", "evaluation.temperature=0.5", "evaluation.samples=3", "rollout.top_k=2", "rollout.max_turns=2"],
+    [
+        "seed=1",
+        "evaluation.temperature=0.5",
+        "evaluation.samples=3",
+        "rollout.top_k=2",
+        "rollout.max_turns=2",
+        "credit.match=substring",
+        "credit.ignore=[]",
+    ],
 )
 def test_what_decides_an_episode_is_told(materials, override):
     assert settings(materials, override) != settings(materials)
 
 
 @pytest.mark.parametrize(
-    "override", ["rollout.concurrency=3", "evaluation.batch=7", "rollout.retriever_deadline=9", "output_dir=elsewhere"]
+    "override",
+    [
+        "credit.alpha=0.1",
+        "rollout.concurrency=3",
+        "evaluation.batch=7",
+        "rollout.retriever_deadline=9",
+        "output_dir=elsewhere",
+    ],
 )
 def test_what_does_not_is_not(materials, override):
     assert settings(materials, override) == settings(materials)

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("peft")
 
+from tspo.errors import NotFinite
 from tspo.training import loop
 from tspo.training.loop import train
 from tspo.training.training_state import Progress
@@ -17,11 +18,15 @@ class Run:
     def __init__(self) -> None:
         self.events: list[Any] = []
         self.stops_after: int | None = None
+        self.breaks_in: int | None = None
+        self.skips: tuple[int, ...] = ()
 
     def step(self, step: int, inputs: Any, settings: Any) -> dict[str, float]:
         assert (inputs, settings) == ("inputs", "settings")
         self.events.append(f"step {step}")
-        return {"loss": step / 10, "tokens": 100.0}
+        if step == self.breaks_in:
+            raise NotFinite("model: nan")
+        return {"loss": step / 10, "skipped": float(step in self.skips), "tokens": 100.0}
 
     def __bool__(self) -> bool:
         return self.events[-1]["step"] == self.stops_after
@@ -54,12 +59,12 @@ def test_each_step_has_its_line_and_checkpoints_come_after_it(run: Run) -> None:
     assert run.train(steps=3, save_every=2) == Progress(3, 300)
     assert run.events == [
         "step 1",
-        {"step": 1, "loss": 0.1, "tokens_seen": 100},
+        {"step": 1, "loss": 0.1, "skipped": 0.0, "tokens_seen": 100},
         "step 2",
-        {"step": 2, "loss": 0.2, "tokens_seen": 200},
+        {"step": 2, "loss": 0.2, "skipped": 0.0, "tokens_seen": 200},
         Progress(2, 200),
         "step 3",
-        {"step": 3, "loss": 0.3, "tokens_seen": 300},
+        {"step": 3, "loss": 0.3, "skipped": 0.0, "tokens_seen": 300},
         Progress(3, 300),
     ]
 
@@ -86,3 +91,19 @@ def test_a_checkpoint_that_is_due_for_several_reasons_is_saved_once(run: Run, st
 def test_a_run_that_is_done_does_nothing(run: Run) -> None:
     assert run.train(steps=3, save_every=1, done=Progress(3, 30)) == Progress(3, 30)
     assert run.events == []
+
+
+def test_steps_in_a_row_without_a_finite_gradient_end_it_with_a_checkpoint_to_go_on_from(run: Run) -> None:
+    run.skips = (2, 3, 5, 6, 7)
+    with pytest.raises(NotFinite, match=r"^step 7: no gradient was finite in 3 steps") as error:
+        run.train(steps=20, save_every=4)
+    assert "\n" not in str(error.value)
+    assert [progress.step for progress in run.saved] == [4]
+    assert run.events[-1]["step"] == 7
+
+
+def test_a_policy_that_cannot_be_sampled_from_ends_it_with_the_step(run: Run) -> None:
+    run.breaks_in = 3
+    with pytest.raises(NotFinite, match=r"^step 3: model: nan$"):
+        run.train(steps=20, save_every=2)
+    assert [progress.step for progress in run.saved] == [2]

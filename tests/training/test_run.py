@@ -11,9 +11,12 @@ from rich.console import Console
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+import transformers
+
 from tspo.config import default_config_path, load_config
 from tspo.errors import BadInput
 from tspo.training import run as module
+from tspo.training.agent import check_positions
 from tspo.training.checkpoints import is_whole, mark_whole
 from tspo.training.run import run_training, run_warmup
 from tspo.training.run_folder import prepare_output
@@ -115,8 +118,8 @@ def test_no_metric_is_constant_by_construction(starter, tmp_path):
         for name, value in line.items():
             values.setdefault(name, set()).add(value)
     same = {name for name, seen in values.items() if len(seen) == 1}
-    # GRPO's entropy is what TSPO's is read beside; searches over BM25 in this process do not fail.
-    assert same <= {"credit_entropy_grpo", "search_error_share", "stop/retriever_error"}
+    # GRPO's entropy is what TSPO's is read beside; neither searches over BM25 in this process nor gradients fail.
+    assert same <= {"credit_entropy_grpo", "search_error_share", "stop/retriever_error", "skipped"}
 
 
 @pytest.mark.slow
@@ -223,3 +226,21 @@ def test_a_run_of_an_older_version_that_is_done_can_be_resumed(config):
     mark_whole(folder / "model")
     prepare_output(config(), resume=True)
     assert "trl" not in (folder / "config.yaml").read_text()
+
+
+def test_more_tokens_than_a_model_has_positions_for_are_refused(config, tiny_tokenizer, tmp_path):
+    folder = tmp_path / "gpt2"
+    tiny_tokenizer.save_pretrained(folder)
+    transformers.GPT2Config(vocab_size=400, n_positions=64, n_embd=8, n_layer=1, n_head=1).save_pretrained(folder)
+    with pytest.raises(BadInput, match=r"^rollout\.max_total_tokens: 65 tokens are more than the 64 positions that"):
+        train(config(f"model={folder}", "rollout.max_total_tokens=65"))
+    check_positions(config(f"model={folder}", "rollout.max_total_tokens=64"))
+    check_positions(config("rollout.max_total_tokens=4096"))  # rotary positions go on
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resume_that_is_refused_leaves_no_folder(config, tmp_path):
+    wanted = config()
+    with pytest.raises(BadInput, match="holds no run to resume"):
+        run_training(wanted, resume=True, console=Console(quiet=True))
+    assert not wanted.output_dir.exists()

@@ -118,7 +118,7 @@ def written(folder: Path, step: int) -> list[dict[str, Any]]:
 
 
 METRICS = {
-    *("loss", "entropy", "kl", "logprob_gap", "grad_norm", "grad_norm_all_wrong", "learning_rate"),
+    *("loss", "entropy", "kl", "logprob_gap", "grad_norm", "grad_norm_all_wrong", "learning_rate", "skipped"),
     *("exact_match", "turn_reward", "answer_in_feedback", "near_miss_share", "all_wrong_share", "turns", "searches"),
     *("search_turn_share", "sampled_tokens", "rollout_seconds", "rollout_tokens_per_second", "search_seconds"),
     *("search_error_share", "no_variance_share_grpo", "no_variance_share_tspo", "reward_variance_grpo"),
@@ -169,7 +169,9 @@ def test_each_token_of_the_file_has_its_ratio_in_the_update(
 ) -> None:
     trajectories[2].stop_reason = StopReason.RETRIEVER_ERROR
     learner = new_learner(max_rows=3)
-    training_step(1, inputs(learner), settings(trajectory_dir=tmp_path, token_details=True, minibatches=minibatches))
+    credit = CreditConfig(algorithm="grpo")  # under which the second group teaches nothing
+    wanted = settings(credit=credit, trajectory_dir=tmp_path, token_details=True, minibatches=minibatches)
+    training_step(1, inputs(learner), wanted)
     found = torch.tensor(np.load(log_ratio_file(tmp_path / "000001.jsonl")).astype("float32"))
     start = 0
     unknown = 0

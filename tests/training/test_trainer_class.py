@@ -312,7 +312,7 @@ def test_an_evaluation_is_done_anew(tiny_model_folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"training": {"stepss": 3}}, r"^Trainer: unknown key 'training\.stepss'; did you mean 'steps'\?"),
+        ({"training": {"stepss": 3}}, r"^Trainer: unknown key 'training\.stepss'; did you mean 'training.steps'\?"),
         ({"training": {"steps": 0}}, r"^Trainer: 'training\.steps': "),
         ({"training": {"trl": {"epsilon": 0.3}}}, r"^Trainer: training\.trl\.epsilon: "),
         ({"credit": {"algorithm": "grop"}}, r"^Trainer: credit\.algorithm: 'grop' is not one of tspo, grpo"),

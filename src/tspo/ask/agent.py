@@ -13,7 +13,7 @@ from tspo.datasets.questions import Question, read_questions
 from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop, Request
-from tspo.training.agent import check_prompts_fit, codec_of, make_sampler
+from tspo.training.agent import check_positions, check_prompts_fit, codec_of, make_sampler
 from tspo.training.materials import corpus_of, data_files
 from tspo.training.retriever import retriever_of
 
@@ -48,7 +48,9 @@ class Agent:
             teller.stopped()
             raise
         seconds = time.perf_counter() - started
-        teller.end(Ending(trajectory, sources.holding(trajectory.answer), len(sources.read), seconds))
+        credit = self._config.credit.to_config()
+        holding = sources.holding(trajectory.answer, credit.match, credit.ignore)
+        teller.end(Ending(trajectory, holding, len(sources.read), seconds))
 
 
 @contextmanager
@@ -56,6 +58,7 @@ def open_agent(config: RunConfig) -> Iterator[Agent]:
     """The policy, tokenizer and retriever of `config`; raises BadInput where one of them cannot be had."""
     retriever = retriever_of(config.rollout, corpus_of(config.data))
     codec = codec_of(config)
+    check_positions(config)
     sampler = make_sampler(config.model, codec, config, rows=1, temperature=config.evaluation.temperature)
     try:
         yield Agent(AgentLoop(sampler, codec, retriever, config.rollout.limits()), config)

@@ -9,6 +9,7 @@ from tspo.datasets.corpus import Document
 from tspo.protocol import render_passages
 from tspo.retrieval.base import Passage
 from tspo.rewards.folr import first_occurrence
+from tspo.rewards.matching import Match
 from tspo.rollout.codec import Codec
 
 
@@ -50,11 +51,13 @@ class Sources:
         """The sources that the policy has read something of."""
         return [source for source in self._by_id.values() if source.read]
 
-    def holding(self, answer: str | None) -> list[Source]:
-        """The sources in whose read part the answer occurs, as FOLR compares; a yes or no occurs in none."""
+    def holding(
+        self, answer: str | None, match: Match = "token", ignore: Sequence[str] = ("yes", "no")
+    ) -> list[Source]:
+        """The sources in whose read part the answer occurs, as FOLR compares; one that it ignores occurs in none."""
         if answer is None:
             return []
-        return [source for source in self.read if first_occurrence([source.read], [answer]) is not None]
+        return [source for source in self.read if first_occurrence([source.read], [answer], match, ignore) is not None]
 
 
 def _source(passage: Passage, number: int) -> Source:

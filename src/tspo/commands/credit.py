@@ -50,7 +50,7 @@ _OPTIONS = (
     (
         "credit",
         "first_turn|through_first_turn",
-        "which turns earn alpha: the one where the answer came up, or all up to it (default: first_turn)",
+        "which turns earn alpha: the one where the answer came up, or all up to it (default: through_first_turn)",
     ),
     (
         "match",

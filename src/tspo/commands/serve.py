@@ -7,7 +7,7 @@ from pathlib import Path
 
 _DESCRIPTION = """\
 Serve an index over HTTP: POST /retrieve as Search-R1's retrieval server has it, GET /healthz, GET /metrics.
-Requests that wait are searched together; when too many wait, more are refused with 429 and Retry-After.
+Requests that wait are searched together; when too many wait, more are refused with 429 (or 503) and Retry-After.
 
 Without a token the service is for this machine alone. Clients find the token where the server does: in the
 environment variable TSPO_RETRIEVER_TOKEN.
@@ -45,7 +45,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--max-topk", type=int, metavar="N", help="passages a query may ask for (default: 100)")
     parser.add_argument("--max-queries", type=int, metavar="N", help="queries of one request (default: 4096)")
     parser.add_argument(
-        "--max-waiting", type=int, metavar="N", help="queries that may wait before more get 429 (default: 16384)"
+        "--max-waiting", type=int, metavar="N", help="queries that may wait before more are refused (default: 16384)"
+    )
+    parser.add_argument("--max-requests", type=int, metavar="N", help="requests under way at once (default: 2048)")
+    parser.add_argument(
+        "--when-full",
+        type=int,
+        choices=(429, 503),
+        metavar="STATUS",
+        help="what a request is refused with then: 429 (default), or 503, which verl's client tries again",
     )
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for the search of a request (default: 60)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="the token, instead of TSPO_RETRIEVER_TOKEN")
@@ -67,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from tspo.training.signals import stop_on_signals
 
     given = {"top_k": args.max_topk, "queries": args.max_queries, "waiting": args.max_waiting, "seconds": args.timeout}
+    given |= {"requests": args.max_requests, "when_full": args.when_full}
     limits = ServerLimits(**{name: value for name, value in given.items() if value is not None})
     token = None if args.no_token else find_token(args.token_file)
     with bind(args.host, args.port) as bound:

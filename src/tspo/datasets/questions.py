@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo.datasets.golden_answers import golden_answers
 from tspo.datasets.hops import known_hops
 from tspo.datasets.parquet import is_parquet, read_rows
 from tspo.errors import BadInput
-from tspo.trajectory import check_golden_answers, read_json_lines
+from tspo.trajectory import read_json_lines
 
 _PARQUET_COLUMNS = ("question", "golden_answers", "data_source", "prompt", "reward_model", "extra_info")
 _QUESTION_MARK = "Question:"
@@ -79,7 +80,7 @@ def _question_from_json(line: Any, where: str, stem: str, index: int) -> Questio
     return Question(
         id=_text(identifier, "id", where),
         question=_text(line.get("question"), "question", where),
-        golden_answers=tuple(check_golden_answers(line.get("golden_answers"), where)),
+        golden_answers=golden_answers(line.get("golden_answers"), where),
         data_source=source,
         supporting_titles=tuple(titles or ()),
         hops=_hops(line, source, str(identifier), where),
@@ -109,7 +110,7 @@ def _question_from_row(row: dict[str, Any], where: str, stem: str, index: int) -
     return Question(
         id=identifier,
         question=_text(row.get("question") or _question_in_prompt(row.get("prompt")), "question", where),
-        golden_answers=tuple(check_golden_answers(_row_answers(row), where)),
+        golden_answers=golden_answers(_row_answers(row), where),
         data_source=source,
         hops=known_hops(source, identifier),
     )

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tspo.errors import BadInput
 from tspo.evaluation.pass_at_k import pass_at_each_k
 from tspo.rewards.folr import first_occurrence
-from tspo.rewards.matching import exact_match, f1, substring_match
+from tspo.rewards.matching import exact_match, f1, hotpot_f1, substring_match
 from tspo.trajectory import Group, Trajectory
 
 _BLOCK = 4_000_000  # resampled counts in memory at once, 8 bytes each
@@ -25,7 +25,7 @@ class TrajectoryScores:
     exact_match: float
     """1.0 or 0.0."""
     f1: float
-    """Token F1 in [0, 1]."""
+    """Token F1 in [0, 1], as SQuAD has it."""
     substring_match: float
     """1.0 if the answer contains a golden answer, else 0.0."""
     answer_in_feedback: float
@@ -37,11 +37,18 @@ class TrajectoryScores:
     """The share of turns in which the policy asked for a search, run or not."""
     tokens: float
     """Tokens that the policy sampled; NaN where they are not known."""
+    hotpot_f1: float
+    """Token F1 in [0, 1], as HotpotQA has it."""
 
+
+FIRST_OCCURRENCE = "first_occurrence"
+"""What a trajectory's `extra` has of its credit: the 0-based turn whose feedback first holds an answer, or None."""
+
+_UNKNOWN = object()
 
 METRICS = tuple(one.name for one in fields(TrajectoryScores))
 
-ADDED = ("substring_match", "tokens")
+ADDED = ("substring_match", "tokens", "hotpot_f1")
 """Those of METRICS that a summary may lack: of an earlier version, or of trajectories without tokens."""
 
 
@@ -98,18 +105,26 @@ class Scored:
 
 
 def score_trajectory(trajectory: Trajectory) -> TrajectoryScores:
-    """Score one trajectory against its own golden answers; no answer earns 0."""
+    """Score one trajectory against its own golden answers; no answer earns 0.
+
+    Where the answer first occurred is what the trajectory says of it, by the rule of the run that it is from; else the
+    default rule's.
+    """
     turns, golden_answers = trajectory.turns, trajectory.golden_answers
     feedbacks = [turn.feedback for turn in turns]
+    first = trajectory.extra.get(FIRST_OCCURRENCE, _UNKNOWN)
+    if first is not None and type(first) is not int:
+        first = first_occurrence(feedbacks, golden_answers)
     return TrajectoryScores(
         exact_match=exact_match(trajectory.answer, golden_answers),
         f1=f1(trajectory.answer, golden_answers),
         substring_match=substring_match(trajectory.answer, golden_answers),
-        answer_in_feedback=float(first_occurrence(feedbacks, golden_answers) is not None),
+        answer_in_feedback=float(first is not None),
         turns=float(len(turns)),
         searches=float(sum(feedback is not None for feedback in feedbacks)),
         search_share=sum(turn.query is not None for turn in turns) / len(turns),
         tokens=float(sum(np.nan if turn.token_ids is None else len(turn.token_ids) for turn in turns)),
+        hotpot_f1=hotpot_f1(trajectory.answer, golden_answers),
     )
 
 

@@ -52,12 +52,12 @@ def evaluate_questions(
     seed: int,
     console: Console,
     label: str,
-    detail: Callable[[Trajectory], None] | None = None,
+    complete: Callable[[Trajectory], None] | None = None,
     share: Share = _ALL,
 ) -> Summary:
     """`samples` trajectories a question, written to `folder` in the questions' order, and their summary, last.
 
-    Each episode is appended to a file as it ends, once `detail` has added to it what it likes. Those that an earlier
+    Each episode is appended to a file as it ends, once `complete` has added to it what it likes. Those that an earlier
     call left there are not run again, unless the retriever had cut them off. Of several processes each runs its
     `share`, and the first puts them together.
     """
@@ -75,8 +75,8 @@ def evaluate_questions(
 
         def on_done(trajectory: Trajectory) -> None:
             nonlocal ended
-            if detail is not None:
-                detail(trajectory)
+            if complete is not None:
+                complete(trajectory)
             write_json_line(trajectory_to_json(trajectory), stream)
             stream.flush()
             ended += 1

@@ -32,8 +32,20 @@ def format_suite(summary: Summary) -> str:
         tables.append(_table([_heading("by hops"), *(_row(name, part) for name, part in hops.items())]))
     if summary.overall.pass_at:
         tables.append(_pass_at({**rows, "all questions": summary.overall}))
+    if others := _hotpot_f1({**rows, "all questions": summary.overall}):
+        tables.append(f"F1 by HotpotQA's script: {others}\n")
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in summary.overall.stop_reasons.items())
     return "\n".join([*tables, f"{summary.overall.trajectories:,} trajectories ended by: {reasons}\n"])
+
+
+def _hotpot_f1(rows: Mapping[str, SourceSummary]) -> str:
+    """What HotpotQA's F1 is where it is not SQuAD's."""
+    pairs = {name: [one.metrics.get(metric) for metric in ("f1", "hotpot_f1")] for name, one in rows.items()}
+    return ", ".join(
+        f"{printable(name)} {theirs.mean:.3f}"
+        for name, (ours, theirs) in pairs.items()
+        if ours is not None and theirs is not None and ours.mean != theirs.mean
+    )
 
 
 def format_published(summary: Summary) -> str:

@@ -17,6 +17,7 @@ _METRIC_ROWS = {
     "searches": ("searches", 2),
     "search_share": ("turns that search", 3),
     "tokens": ("tokens", 1),
+    "hotpot_f1": ("F1 of HotpotQA", 3),
 }
 """Each metric's name in a table and its digits."""
 

@@ -23,6 +23,7 @@ from tspo.rewards.stepsearch import FIELD as SUPPORTING_PASSAGES
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import completion_of
 from tspo.rollout.episode import Limits, Request
+from tspo.rollout.models import end_token_ids
 from tspo.rollout.sampler import Sampler, SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.answer_scores import check_can_score, score_answers
@@ -110,7 +111,8 @@ class TSPOTrainer(GRPOTrainer):
         if self.credit.rewards.needs == "model":
             check_can_score(self.model)
         limits = limits or Limits()
-        self.codec = Codec(getattr(self.processing_class, "tokenizer", self.processing_class), prompt)
+        tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
+        self.codec = Codec(tokenizer, prompt, end_token_ids=end_token_ids(tokenizer.name_or_path, tokenizer))
         self.questions = _by_text([*questions, *eval_questions], self.codec, limits.max_total_tokens)
         self.answer_cue = answer_cue
         self.on_rollout = on_rollout

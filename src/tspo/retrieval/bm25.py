@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
 
 from tspo.datasets.corpus import Document, read_corpus
@@ -20,6 +19,7 @@ from tspo.retrieval.bm25_ranking import best_passages
 from tspo.retrieval.bm25_writer import SETTINGS, empty_index, tokenize
 from tspo.retrieval.build_index import build_bm25_index
 from tspo.retrieval.index_folder import FORMAT, FORMAT_VERSION, broken_index, read_manifest
+from tspo.retrieval.plain_bm25s import bm25s
 from tspo.retrieval.stored_documents import StoredDocuments
 
 __all__ = ["SETTINGS", "BM25Retriever", "cached_bm25"]

@@ -13,15 +13,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
 from numpy.typing import NDArray
 
 from tspo.datasets.corpus import Document
 from tspo.retrieval.index_folder import Report, no_report
 from tspo.retrieval.npy_writer import NpyWriter
+from tspo.retrieval.plain_bm25s import STOPWORDS_EN, bm25s
 from tspo.retrieval.stored_documents import chunks
+from tspo.scripts import ANALYSIS, in_pairs, word_pattern
 
 # bm25s asks for every debug message, whatever the program's own logging says
 logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "method": "lucene",
     "k1": 1.2,
     "b": 0.75,
-    "token_pattern": r"(?u)\b\w+\b",
+    "analysis": ANALYSIS,
     "stop_words": list(STOPWORDS_EN),
 }
 
@@ -46,8 +46,8 @@ _Postings = tuple[NDArray[np.int64], NDArray[np.int32]]
 def tokenize(texts: Sequence[str], return_ids: bool) -> Any:
     """Each text's tokens: as words, or as bm25s's ids with their vocabulary."""
     return bm25s.tokenize(
-        list(texts),
-        token_pattern=SETTINGS["token_pattern"],
+        [in_pairs(text) for text in texts],
+        token_pattern=word_pattern(),
         stopwords=SETTINGS["stop_words"],
         return_ids=return_ids,
         show_progress=False,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo.errors import BadInput
+from tspo.files import why_not_written
 
 FORMAT = "tspo-index"
 FORMAT_VERSION = 1
@@ -79,6 +80,7 @@ def write_index(
     """
     folder = Path(os.path.realpath(folder))  # a symbolic link goes on pointing where it did
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         _refuse_other_files(folder)
         _remove_leftovers(folder)
         with _part_folder(folder) as part:
@@ -98,9 +100,7 @@ def write_index(
                 _sync(path)
             _put_in_place(part, folder)
     except OSError as error:
-        raise BadInput(
-            f"{folder}: index not written ({error.strerror or error}); free some space or choose another place"
-        ) from None
+        raise BadInput(f"{folder}: index not written {why_not_written(error)}") from None
 
 
 def read_manifest(folder: str | Path, kind: str | None = None, *, checksums: bool = False) -> Manifest:

@@ -26,9 +26,11 @@ class ServerLimits:
     passages: int = 100_000
     """Passages of one reply, counted as queries x top k."""
     waiting: int = 16_384
-    """Queries that may wait; a request that would make them more is refused with 429."""
-    requests: int = 512
-    """Requests under way at one time; one more is refused with 429."""
+    """Queries that may wait; a request that would make them more is refused."""
+    requests: int = 2048
+    """Requests under way at one time; one more is refused. Trainers ask for each episode by itself, all at once."""
+    when_full: int = 429
+    """The status that a request is refused with because of others: 429, or 503, which some clients alone try again."""
     seconds: float = 60.0
     """For a request's body to arrive, and as long again for its search."""
 
@@ -37,6 +39,8 @@ class ServerLimits:
         for name in self.__dataclass_fields__:
             if not 0 < getattr(self, name) < 10**9:
                 raise BadInput(f"the limit of {name} is {getattr(self, name)}; it must be above 0 and below 10^9")
+        if self.when_full not in (429, 503):
+            raise BadInput(f"the status of a full service is {self.when_full}; it must be 429 or 503")
         if self.waiting < self.queries:
             raise BadInput(
                 f"{self.waiting} queries may wait, but one request may have {self.queries}; raise the one or lower the "
@@ -51,22 +55,28 @@ class RetrieveRequest:
     queries: list[str]
     top_k: int
     return_scores: bool
+    searched: list[bool]
+    """For each query whether it is one: nothing is found by a blank one, nor by one that is too long."""
 
 
 class RequestReader:
-    """Reads requests under some limits; `default_top_k` is for those that name none."""
+    """Reads requests under some limits; `default_top_k` is for those that name none.
+
+    As Search-R1's clients send them: a batch keeps its other results where one query is empty or too long, `query` may
+    hold a single one in the place of `queries`, and numbers and booleans may be written as text.
+    """
 
     def __init__(self, limits: ServerLimits, default_top_k: int) -> None:
         self._limits = limits
         self._default_top_k = default_top_k
-        query = Annotated[str, Field(min_length=1, max_length=limits.query_chars)]
         top_k = Annotated[int, Field(ge=1, le=limits.top_k), BeforeValidator(_whole)]
         self._body: type[BaseModel] = create_model(
             "RetrieveRequest",
             __config__=ConfigDict(extra="forbid", strict=True),
-            queries=(Annotated[list[query], Field(max_length=limits.queries)], ...),
+            queries=(Annotated[list[str], Field(max_length=limits.queries)] | None, None),
+            query=(str | None, None),
             topk=(top_k | None, None),
-            return_scores=(bool, False),
+            return_scores=(Annotated[bool, BeforeValidator(_truth)], False),
         )
 
     def schema(self) -> dict[str, Any]:
@@ -102,18 +112,29 @@ class RequestReader:
         except ValidationError as error:
             raise HTTPException(422, _explain(error)) from None
         top_k = self._default_top_k if asked.topk is None else asked.topk
-        if len(asked.queries) * top_k > self._limits.passages:
+        if (asked.queries is None) == (asked.query is None):
+            raise HTTPException(422, "queries: give the queries, or a single one as query, and not both")
+        queries: list[str] = [asked.query] if asked.queries is None else asked.queries
+        if len(queries) * top_k > self._limits.passages:
             raise HTTPException(
                 422,
-                f"{len(asked.queries)} queries x {top_k} passages are more than {self._limits.passages}; "
+                f"{len(queries)} queries x {top_k} passages are more than {self._limits.passages}; "
                 "send fewer queries, or a lower topk",
             )
-        return RetrieveRequest(asked.queries, top_k, asked.return_scores)
+        searched = [bool(query.strip()) and len(query) <= self._limits.query_chars for query in queries]
+        return RetrieveRequest(queries, top_k, asked.return_scores, searched)
 
 
 def _whole(number: Any) -> Any:
-    """3.0 is the integer 3 in JSON, though not in Python."""
+    """3.0 is the integer 3 in JSON, though not in Python; and so is "3" where a client writes numbers as text."""
+    if isinstance(number, str) and number.isascii() and number.strip().isdecimal() and len(number) < 10:
+        return int(number)
     return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _truth(value: Any) -> Any:
+    """A boolean that was written as text."""
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _explain(error: ValidationError) -> str:
@@ -121,5 +142,5 @@ def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part)[:100] for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{place}: there is no such field; there are queries, topk and return_scores"
+        return f"{place}: there is no such field; there are queries, query, topk and return_scores"
     return f"{place}: {first['msg']}" if place else first["msg"]

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import compress
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -92,18 +93,19 @@ def create_app(
 
     async def answer(request: Request) -> tuple[RetrieveRequest, list[list[Passage]]]:
         if metrics.under_way > limits.requests:
-            raise _busy(queue)
+            raise _busy(queue, limits)
         asked = await reader.read(request)
         try:
             async with asyncio.timeout(limits.seconds):
-                return asked, await queue.search(asked.queries, asked.top_k)
+                found = iter(await queue.search(list(compress(asked.queries, asked.searched)), asked.top_k))
         except QueueFull:
-            raise _busy(queue) from None
+            raise _busy(queue, limits) from None
         except TimeoutError:
             raise HTTPException(504, f"the search took longer than {limits.seconds:g} s") from None
         except Exception:
             _log.exception("the search failed")
             raise HTTPException(500, "the search failed; the server's log says why") from None
+        return asked, [next(found) if searched else [] for searched in asked.searched]
 
     app = FastAPI(title="tspo retrieval", docs_url=None, redoc_url=None, lifespan=closing)
 
@@ -111,7 +113,7 @@ def create_app(
         "/retrieve",
         dependencies=[Depends(authorise)],
         response_model=Found,
-        responses=_problems(400, 401, 408, 413, 415, 422, 429, 500, 504),
+        responses=_problems(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
         openapi_extra={"requestBody": reader.schema()},
     )
     async def retrieve(request: Request) -> Response:
@@ -143,9 +145,11 @@ def create_app(
     return app
 
 
-def _busy(queue: SearchQueue) -> HTTPException:
+def _busy(queue: SearchQueue, limits: ServerLimits) -> HTTPException:
     seconds = queue.retry_after()
-    return HTTPException(429, f"too much is waiting; try again in {seconds} s", {"Retry-After": str(seconds)})
+    return HTTPException(
+        limits.when_full, f"too much is waiting; try again in {seconds} s", {"Retry-After": str(seconds)}
+    )
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

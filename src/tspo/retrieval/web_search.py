@@ -87,14 +87,19 @@ class SerperRetriever(_WebSearch):
         return await self._calls.call(
             "POST",
             f"{self._calls.address}/search",
-            lambda reply: _passages(_pages(reply, "organic"), address="link", excerpt="snippet"),
+            lambda reply: _passages(
+                _pages(reply, "organic", beside="searchParameters"), address="link", excerpt="snippet"
+            ),
             json={"q": query, "num": top_k},
         )
 
 
-def _pages(reply: bytes, field: str) -> list[dict[str, Any]]:
+def _pages(reply: bytes, field: str, beside: str | None = None) -> list[dict[str, Any]]:
+    """The reply's list `field`; none where `beside` is there and it is not: Serper leaves it out where nothing is."""
     content = read_json(reply)
     pages = content.get(field) if isinstance(content, dict) else None
+    if isinstance(content, dict) and field not in content and beside is not None and beside in content:
+        pages = []
     if not isinstance(pages, list) or not all(isinstance(page, dict) for page in pages):
         raise Malformed(f"a reply without a list of {field}")
     return pages

@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterable
 
 from tspo.rewards.matching import Match, normalize_answer
+from tspo.scripts import apart, clusters
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _WORD = re.compile(r"\w+|\W+")
@@ -25,16 +26,23 @@ def answer_span(
     for answer in answers:
         found = f" {normalized} ".find(f" {answer} ") if match == "token" else normalized.find(answer)
         if found >= 0:
-            spans.append((places[found], places[found + len(answer) - 1] + 1))
+            spans.append((places[found][0], places[found + len(answer) - 1][1]))
     return min(spans, default=None)
 
 
-def _normalized(text: str) -> tuple[str, list[int]]:
-    """`normalize_answer(text)`, and the place in `text` that each of its characters comes from."""
-    lowered = text.lower()
-    # A letter may have two in lower case (\u0130); how many does not depend on what is beside it.
-    origins = [place for place, character in enumerate(text) for _ in character.lower()]
-    kept = [pair for pair in zip(origins, lowered, strict=True) if pair[1] not in string.punctuation]
+def _normalized(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """`normalize_answer(text)`, and from where to where in `text` is what each of its characters comes from."""
+    # each cluster by itself, so that it is known where in the text what becomes of it comes from
+    origins: list[tuple[int, int]] = []
+    shown = ""
+    start = 0
+    for cluster in clusters(text):
+        span, start = (start, start + len(cluster)), start + len(cluster)
+        for character in apart(cluster):
+            shown += character
+            # A letter may have two in lower case (\u0130); how many does not depend on what is beside it.
+            origins += [span] * len(character.lower())
+    kept = [pair for pair in zip(origins, shown.lower(), strict=True) if pair[1] not in string.punctuation]
     characters, places = [], []
     start = 0
     for part in _WORD.findall("".join(character for _, character in kept)):

@@ -1,6 +1,8 @@
 """Does a text match a golden answer: exact match, token F1, and the search for an answer in a passage.
 
-Normalisation and F1 are those of SQuAD's evaluation script, as Search-R1 uses them.
+Normalisation and F1 are those of SQuAD's evaluation script, as Search-R1 uses them, after `scripts.apart`, which
+leaves English as it is. Nothing is never right: an empty answer equals none, and an answer that normalisation leaves
+nothing of ("A", "The The", "+") is compared as it was before.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import string
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
+
+from tspo.scripts import apart
 
 Match = Literal["token", "substring"]
 
@@ -29,12 +33,15 @@ def normalize_answer(text: str) -> str:
     return _drop_articles(_drop_case_and_punctuation(text))
 
 
+def _compared(text: str) -> str:
+    """What of an answer is compared: normalised, or where that leaves nothing, in lower case."""
+    return normalize_answer(text) or " ".join(text.lower().split())
+
+
 def exact_match(prediction: str | None, golden_answers: Iterable[str]) -> float:
-    """1.0 if the prediction equals any golden answer after normalisation, else 0.0; None never does."""
-    if prediction is None:
-        return 0.0
-    normalized = normalize_answer(prediction)
-    return float(any(normalized == normalize_answer(answer) for answer in golden_answers))
+    """1.0 if the prediction equals any golden answer after normalisation, else 0.0; None and "" never do."""
+    compared = _compared(prediction or "")
+    return float(compared != "" and any(compared == _compared(answer) for answer in golden_answers))
 
 
 def substring_match(prediction: str | None, golden_answers: Iterable[str]) -> float:
@@ -49,14 +56,21 @@ def substring_match(prediction: str | None, golden_answers: Iterable[str]) -> fl
 
 
 def f1(prediction: str | None, golden_answers: Iterable[str]) -> float:
-    """Token F1 in [0, 1] against the best golden answer after normalisation; None earns 0.0.
+    """Token F1 in [0, 1] against the best golden answer after normalisation; None and "" earn 0.0."""
+    tokens = _compared(prediction or "").split()
+    return max((_token_f1(tokens, _compared(answer).split()) for answer in golden_answers), default=0.0)
 
-    Where either side has no token left, 1.0 if both have none (SQuAD 2.0).
-    """
-    if prediction is None:
+
+def hotpot_f1(prediction: str | None, golden_answers: Iterable[str]) -> float:
+    """F1 by HotpotQA's official script: 0.0 where either side is yes, no or noanswer and the other something else."""
+    compared = _compared(prediction or "")
+    return max((_hotpot_f1(compared, _compared(answer)) for answer in golden_answers), default=0.0)
+
+
+def _hotpot_f1(prediction: str, golden: str) -> float:
+    if prediction != golden and {prediction, golden} & {"yes", "no", "noanswer"}:
         return 0.0
-    tokens = normalize_answer(prediction).split()
-    return max((_token_f1(tokens, normalize_answer(answer).split()) for answer in golden_answers), default=0.0)
+    return _token_f1(prediction.split(), golden.split())
 
 
 def occurs(normalized_answers: Iterable[str], normalized_text: str, match: Match = "token") -> bool:
@@ -102,6 +116,7 @@ def _end_of_run(text: str, tokens: list[str], start: int) -> int | None:
 
 
 def _drop_case_and_punctuation(text: str) -> str:
+    text = apart(text)
     # In UTF-8 an ASCII byte is never part of another character; bytes.translate is many times str.translate.
     utf8 = text.lower().encode("utf-8", "surrogatepass")
     return utf8.translate(None, delete=_PUNCTUATION).decode("utf-8", "surrogatepass")
@@ -113,6 +128,6 @@ def _drop_articles(text: str) -> str:
 
 def _token_f1(prediction: list[str], golden: list[str]) -> float:
     if not prediction or not golden:
-        return float(prediction == golden)
+        return 0.0
     common = (Counter(prediction) & Counter(golden)).total()
     return 2.0 * common / (len(prediction) + len(golden))

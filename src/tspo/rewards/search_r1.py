@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from tspo.protocol import TAGS
 from tspo.rewards.folr import first_occurrence
 from tspo.rewards.matching import Match, exact_match
-from tspo.trajectory import Trajectory, Turn
+from tspo.trajectory import OPENED, Trajectory, Turn
 
 _BODY = rf"(?:(?!</?(?:{'|'.join(TAGS)})>).)*"
 _SEARCH_TURN = re.compile(rf"\s*<think>{_BODY}</think>\s*<search>{_BODY}</search>\s*", re.DOTALL)
@@ -33,7 +33,8 @@ def search_r1_rewards(
 ) -> list[float]:
     """The trajectory's one reward, on each of its turns."""
     feedbacks = [turn.feedback for turn in trajectory.turns]
-    kept = keeps_format(trajectory.turns)
+    opened = trajectory.extra.get(OPENED)
+    kept = keeps_format(trajectory.turns, opened if isinstance(opened, str) else "")
     if exact_match(trajectory.answer, trajectory.golden_answers) == 1.0:
         reward = 1.0 if kept else 1.0 - format_score
     elif not kept:
@@ -45,8 +46,11 @@ def search_r1_rewards(
     return [reward] * len(feedbacks)
 
 
-def keeps_format(turns: Sequence[Turn]) -> bool:
-    """Whether every turn thinks and then searches and gets passages, but the last, which thinks and answers."""
-    *searches, last = turns
-    searched = all(_SEARCH_TURN.fullmatch(turn.text) and turn.feedback is not None for turn in searches)
-    return searched and _ANSWER_TURN.fullmatch(last.text) is not None
+def keeps_format(turns: Sequence[Turn], opened: str = "") -> bool:
+    """Whether every turn thinks and then searches and gets passages, but the last, which thinks and answers.
+
+    `opened` is what the template wrote of the first turn.
+    """
+    texts = [opened + turns[0].text, *(turn.text for turn in turns[1:])]
+    searched = all(map(_SEARCH_TURN.fullmatch, texts[:-1])) and all(turn.feedback is not None for turn in turns[:-1])
+    return searched and _ANSWER_TURN.fullmatch(texts[-1]) is not None

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from tspo.errors import NotFinite
 from tspo.rollout.sampler import SamplingOptions
 
 _STRETCH = 256
@@ -38,17 +39,27 @@ def _leave_out(probabilities: torch.Tensor, options: SamplingOptions) -> None:
         probabilities.masked_fill_(probabilities < options.min_p * probabilities.amax(-1, keepdim=True), 0)
 
 
+def check_finite(values: torch.Tensor) -> None:
+    """Raise NotFinite where a model's logits gave a nan or an infinity."""
+    if not torch.isfinite(values).all():
+        raise NotFinite(
+            "model: its logits are nan or infinite. Look at its weights (a learning rate that is too high leaves "
+            "such), and at the precision it is sampled in (rollout.dtype)"
+        )
+
+
 def draw(probabilities: torch.Tensor, uniform: torch.Tensor, of: torch.Tensor | None = None) -> torch.Tensor:
     """The token (draws, 1) in which the running sum of `probabilities` passes `uniform` (draws, 1).
 
     `probabilities` are (distributions, vocabulary); `of` (draws,) says which one each draw is from, None that there is
     one draw of each. Sums of whole stretches come first, and the running sum only in the stretch that decides: one pass
-    over all.
+    over all. Raises NotFinite.
     """
     count, vocabulary = probabilities.shape
     size = math.gcd(vocabulary, _STRETCH)
     stretches = probabilities.view(count, -1, size)
     up_to = stretches.sum(-1).cumsum(-1)
+    check_finite(up_to[:, -1])
     if of is None:
         of = torch.arange(count, device=probabilities.device)
     else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from tspo.datasets.questions import Question
+from tspo.errors import NotFinite
 from tspo.protocol import Answer, Search, parse_action
 from tspo.retrieval.base import Passage, Retriever, RetrieverError
 from tspo.retrieval.query_cache import cache_counts
@@ -15,7 +18,7 @@ from tspo.rollout.batched_search import BatchedSearch, SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.sampler import Sampled, Sampler, Session, StreamingSession
 from tspo.rollout.watcher import Watcher
-from tspo.trajectory import StopReason, Trajectory, Turn
+from tspo.trajectory import OPENED, StopReason, Trajectory, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class AgentLoop:
     ) -> list[Trajectory]:
         """One trajectory a request, in their order; `on_done` sees each as it ends."""
         hits, misses = cache_counts(self.retriever)
-        trajectories = asyncio.run(self._rollout(requests, on_done))
+        trajectories = _run(self._rollout(requests, on_done))
         hits_now, misses_now = cache_counts(self.retriever)
         self.searches.cache_hits += hits_now - hits
         self.searches.cache_misses += misses_now - misses
@@ -99,10 +102,14 @@ class AgentLoop:
             while len(turns) < limits.max_turns:
                 room = min(limits.max_turn_tokens, limits.max_total_tokens - context)
                 sampled = await _sample(session, new_tokens, room, watcher)
+                if sampled.logprobs is not None and not all(map(math.isfinite, sampled.logprobs)):
+                    raise NotFinite("the sampler gave a log-probability that is nan or infinite; look at the model")
                 context += len(sampled.token_ids)
                 action = parse_action(sampled.text)
                 turn = Turn(sampled.text, token_ids=sampled.token_ids, logprobs=sampled.logprobs)
                 turns.append(turn)
+                if sampled.reason is not None:
+                    turn.extra["finish_reason"] = sampled.reason[:80]
                 if isinstance(action, Search):
                     turn.query = action.query
                 if watcher is not None:
@@ -142,8 +149,18 @@ class AgentLoop:
             answer=answer,
             stop_reason=stop_reason,
             prompt_token_ids=prompt,
-            extra=_origin(request.question),
+            extra=_origin(request.question) | ({OPENED: self.codec.opened} if self.codec.opened else {}),
         )
+
+
+def _run(work: Coroutine[Any, Any, list[Trajectory]]) -> list[Trajectory]:
+    """What `work` gives; a notebook's thread has a loop already, and another thread runs it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def _origin(question: Question) -> dict[str, Any]:

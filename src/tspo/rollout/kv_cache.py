@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,12 @@ _ROOM = 256
 """Columns by which a block grows in memory."""
 
 
+def cache_argument(model: Any) -> str:
+    """What `forward` of a model calls its cache: `past_key_values`, until transformers 5.40 takes that away."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's hands anything on
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 class Piece(NamedTuple):
     """`new` tokens of one row that a forward pass brings; the row holds `start` tokens already."""
 
@@ -40,8 +47,9 @@ class BlockPass:
     """What a forward pass brings to one block, for plain operations; `tokens` are its places in the pass.
 
     `rows` and `columns` (tokens,) say where in the block each token lies. Rows that get a single token are computed
-    together: `single` are their places in the pass, `single_rows` their rows, and `unseen` (live rows, 1, 1, columns
-    in use) takes what is past each row's end out of a softmax.
+    together: `single` are their places in the pass, `single_rows` their rows; the block's rows in use are of `lengths`
+    (live rows,) after the pass, and `unseen` (live rows, 1, 1, columns in use) takes what is past them out of a
+    softmax.
     """
 
     block: int
@@ -50,7 +58,16 @@ class BlockPass:
     columns: torch.Tensor
     single: torch.Tensor
     single_rows: torch.Tensor
+    lengths: torch.Tensor
     unseen: torch.Tensor
+
+    def unseen_in(self, window: int | None) -> torch.Tensor:
+        """`unseen`, with what is before the last `window` tokens of a row out of it too."""
+        if window is None:
+            return self.unseen
+        columns = torch.arange(self.unseen.shape[-1], device=self.lengths.device)
+        before = columns < self.lengths[:, None] - window
+        return self.unseen.masked_fill(before[:, None, None], -torch.inf)
 
 
 class Pass:
@@ -78,6 +95,8 @@ class Pass:
         self.places = torch.tensor(places, device=device).view(-1, 3)
         self.in_use = {block: cache.up_to(max(lengths), _GRAIN) for block, lengths in self._lengths.items()}
         self._up_to: dict[int, torch.Tensor] = {}
+        self.longest = max((piece.end for piece in pieces), default=0)
+        """Tokens of the longest row that the pass brings something."""
 
     def longer_than(self, count: int) -> list[tuple[Piece, slice]]:
         """The pieces of more than `count` tokens."""
@@ -104,8 +123,9 @@ class Pass:
         while lengths[-1] == 0:  # rows past the last one in use
             lengths.pop()
         columns = self.in_use[block]
+        ends = torch.tensor(lengths)
         unseen = torch.zeros(len(lengths), columns)
-        unseen.masked_fill_(torch.arange(columns) >= torch.tensor(lengths)[:, None], -torch.inf)
+        unseen.masked_fill_(torch.arange(columns) >= ends[:, None], -torch.inf)
         tokens = slice(pieces[0][1].start, pieces[-1][1].stop)
         single = [(piece.row % BLOCK_ROWS, at.start) for piece, at in pieces if piece.new == 1]
         return BlockPass(
@@ -115,6 +135,7 @@ class Pass:
             self.places[tokens, 2],
             torch.tensor([at for _, at in single], dtype=torch.long, device=device),
             torch.tensor([row for row, _ in single], dtype=torch.long, device=device),
+            ends.to(device),
             unseen[:, None, None].to(device),
         )
 
@@ -172,6 +193,11 @@ class RowCache(Cache):
         self._lengths[row] = 0
 
     @property
+    def windows(self) -> list[int | None]:
+        """How many tokens a token was last said to see in each layer; None for all."""
+        return [layer.window for layer in self._layers]
+
+    @property
     def num_blocks(self) -> int:
         """Blocks that all rows make."""
         return -(-len(self._lengths) // BLOCK_ROWS)
@@ -205,6 +231,8 @@ class Layer:
         self.blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.table = torch.zeros(cache.num_blocks, 3, dtype=torch.long)
         """Of each block the addresses of its keys and of its values, and its columns: what kernels are told."""
+        self.window: int | None = None
+        """How many tokens each token was last said to see, itself among them; None where it sees all."""
 
     def store(self, bringing: Pass, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Put (1, heads, tokens, head size) where the pass says."""

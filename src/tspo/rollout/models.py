@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from tspo.cache_folder import cache_dir
 from tspo.errors import BadInput
+from tspo.files import why_not_written
 
 _GGUF = "gguf:"
 _STARTER = "tspo:starter"
@@ -36,6 +37,21 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def end_token_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The end tokens that a model's generation_config.json lists, such as Gemma's <end_of_turn>, in its order.
+
+    Only tokens that its tokenizer has beside its vocabulary of text: a configuration that was never filled in
+    has ids of other tokenizers.
+    """
+    try:
+        config = GenerationConfig.from_pretrained(resolve_model(name))
+    except (OSError, ValueError):
+        return []
+    ids = config.eos_token_id
+    listed = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return [token for token in listed if token in tokenizer.added_tokens_decoder]
+
+
 def load_model(name: str) -> PreTrainedModel:
     """The policy in float32; raises BadInput where there is none."""
     try:
@@ -55,9 +71,15 @@ def resolve_model(name: str) -> str:
         if not (folder / "config.json").is_file():
             raise BadInput(f"model {name!r}: this folder has no config.json; name the folder a model was saved in")
         return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or _is_beside_runs(name):
         raise BadInput(f"model {name!r}: there is no such folder")
     return name
+
+
+def _is_beside_runs(name: str) -> bool:
+    """Whether `name` is in a folder of runs, and no ORG/NAME of the hub, which would be asked for a minute."""
+    first, slash, _ = name.partition("/")
+    return bool(slash) and Path(first).is_dir() and any(Path(first).glob("*/config.yaml"))
 
 
 def _find_gguf(name: str) -> Path:
@@ -111,7 +133,7 @@ def _converted(file: Path) -> Path:
             if not (target / "config.json").is_file():
                 raise
     except OSError as error:
-        raise BadInput(f"{target}: the model was not converted ({error.strerror or error}); free some space") from None
+        raise BadInput(f"{target}: the model was not converted {why_not_written(error)}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target

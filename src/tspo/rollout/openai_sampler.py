@@ -134,7 +134,9 @@ class OpenAISampler(WholeContextSampler):
 def read_completion(reply: bytes, max_tokens: int, codec: Codec) -> Sampled:
     """The turn that a server's reply holds, cut where every sampler ends it.
 
-    Raises Malformed for a reply of another form, and BadInput where the server cut the turn short of `max_tokens`.
+    A reply without text (a reasoning parser whose tokens ran out), or that ended for a reason of the server's own
+    (content_filter), is a turn that ended there. Raises Malformed for a reply of another form, and BadInput where the
+    server cut the turn short of `max_tokens`.
     """
     content = read_json(reply)
     choices = content.get("choices") if isinstance(content, dict) else None
@@ -142,8 +144,8 @@ def read_completion(reply: bytes, max_tokens: int, codec: Codec) -> Sampled:
         raise Malformed("a reply without its one choice")
     choice = choices[0]
     reason = choice.get("finish_reason")
-    if reason not in ("stop", "length"):
-        raise Malformed(f"a reply that finished for the reason {str(reason)[:40]!r}")
+    if not isinstance(reason, str):
+        raise Malformed("a reply that does not say why it finished")
     usage = content.get("usage")
     promised = usage.get("completion_tokens") if isinstance(usage, dict) else None
     token_ids, logprobs = _tokens(choice, promised, codec)
@@ -151,9 +153,12 @@ def read_completion(reply: bytes, max_tokens: int, codec: Codec) -> Sampled:
         if finish := turn_end(token_ids[:count], max_tokens, codec):
             kept = token_ids[:count]
             return Sampled(kept, logprobs and logprobs[:count], codec.decode(kept), finish)
-    if reason == "length" and promised != max_tokens:
+    said = None if reason in ("stop", "length") else reason
+    if not token_ids:
+        said = said or f"{reason}, without text"
+    elif reason == "length" and promised != max_tokens:
         raise BadInput(f"the server cut a turn at {len(token_ids)} tokens of {max_tokens}; raise its context length")
-    return Sampled(token_ids, logprobs, codec.decode(token_ids), "length" if reason == "length" else "end")
+    return Sampled(token_ids, logprobs, codec.decode(token_ids), "length" if reason == "length" else "end", said)
 
 
 def _tokens(choice: dict[str, Any], promised: Any, codec: Codec) -> tuple[list[int], list[float] | None]:
@@ -161,8 +166,11 @@ def _tokens(choice: dict[str, Any], promised: Any, codec: Codec) -> tuple[list[i
     ids = choice.get("token_ids")
     if ids is None:
         message = choice.get("message")
-        text = message.get("content") if isinstance(message, dict) else choice.get("text")
-        if not isinstance(text, str):
+        holder, field = (message, "content") if isinstance(message, dict) else (choice, "text")
+        text = holder.get(field, "")
+        if text is None:
+            text = ""
+        if not isinstance(text, str) or field not in holder:
             raise Malformed("a reply with neither token ids nor text")
         return codec.reported(_closed(text, choice)), None
     size = len(codec.tokenizer)

@@ -19,13 +19,15 @@ class Sampled:
 
     `logprobs` is None where the sampler does not know them: such a turn can be evaluated, not trained on.
     `finish` is "stop" where the policy closed a search or an answer, "end" where it sampled an end token,
-    and "length" where it reached the limit.
+    and "length" where it reached the limit. `reason` is why a server ended it, where that is none of these; such a turn
+    may have no token.
     """
 
     token_ids: list[int]
     logprobs: list[float] | None
     text: str
     finish: Finish
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,13 @@ from itertools import accumulate
 import torch
 from transformers import PreTrainedModel
 
-from tspo.errors import BadInput
 from tspo.rollout.codec import Codec
-from tspo.rollout.draw import distribution, draw
-from tspo.rollout.kv_cache import Piece, RowCache
+from tspo.rollout.draw import check_finite, distribution, draw
+from tspo.rollout.kv_cache import Piece, RowCache, cache_argument
 from tspo.rollout.packed_linear import PackedLinear, pack_linears, packing_pays
 from tspo.rollout.room import Room
 from tspo.rollout.sampler import FULL, Sampled, SamplingOptions
-from tspo.rollout.sampling_model import sampling_model
+from tspo.rollout.sampling_model import check_sampling_model, sampling_model
 from tspo.rollout.turns import turn_end
 
 _PASS_TOKENS = 1024
@@ -59,8 +58,7 @@ class TransformersSampler:
 
     `rows` sessions at most are open at once, each of at most `capacity` tokens. With a `dtype` other than the model's,
     it samples from a copy that `refresh` brings up to date.
-    Raises BadInput for a model whose layers do not all attend to the whole sequence, and for one whose attention is
-    not plain (transformers' sdpa).
+    Raises BadInput for a model that it would not sample as transformers does.
     """
 
     def __init__(
@@ -73,17 +71,14 @@ class TransformersSampler:
         sampling: SamplingOptions = FULL,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if partial := _partial_attention(model, capacity):
-            raise BadInput(
-                f"model: the transformers sampler needs full attention in every layer, this model has "
-                f"{', '.join(sorted(partial))}; choose another model"
-            )
         self.codec = codec
         self.sampling = sampling
         self._capacity = capacity
         self._source = model
         self._model = sampling_model(model, dtype)
+        check_sampling_model(self._model)
         self._is_copy = self._model.dtype != model.dtype
+        self._cache_argument = cache_argument(self._model)
         self._packed: list[PackedLinear] = []
         if self._is_copy and packing_pays(self._model):
             self._packed = pack_linears(self._model)
@@ -216,9 +211,9 @@ class TransformersSampler:
             output = self._model(
                 input_ids=torch.tensor([tokens], device=device),
                 position_ids=positions,
-                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=torch.tensor(ends, device=device) - 1,
+                **{self._cache_argument: self._cache},
             )
         self._cache.passed()
         for readers, piece in zip(batch, pieces, strict=True):
@@ -233,6 +228,7 @@ class TransformersSampler:
         if self.sampling.temperature == 0:
             best = logits.argmax(-1, keepdim=True)
             logprobs = (logits.gather(1, best) - logits.logsumexp(-1, keepdim=True))[of]
+            check_finite(logprobs)
             tokens = best[of]
         else:
             probabilities = distribution(logits, self.sampling)
@@ -278,11 +274,3 @@ def _index_of(alike: list[_Reader]) -> int:
     row = alike[0].row
     assert row is not None
     return row.index
-
-
-def _partial_attention(model: PreTrainedModel, capacity: int) -> set[str]:
-    """The kinds of layer that do not attend to all of `capacity` tokens."""
-    if layer_types := getattr(model.config, "layer_types", None):
-        return set(layer_types) - {"full_attention"}
-    window = getattr(model.config, "sliding_window", None)
-    return {"sliding_attention"} if window is not None and window < capacity else set()

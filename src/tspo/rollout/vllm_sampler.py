@@ -22,6 +22,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from tspo.errors import BadInput
+from tspo.files import why_not_written
 from tspo.rollout.codec import Codec
 from tspo.rollout.policy_folder import save_policy, temporary_folder
 from tspo.rollout.sampler import FULL, Sampled, SamplingOptions
@@ -154,7 +155,7 @@ class VLLMSampler(WholeContextSampler):
         try:
             save_policy(policy, place)
         except OSError as error:
-            raise BadInput(f"{place}: the weights for vLLM were not written ({error}); free some space") from None
+            raise BadInput(f"{place}: the weights for vLLM were not written {why_not_written(error)}") from None
         return str(place)
 
 

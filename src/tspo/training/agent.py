@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 from tspo.config import RunConfig
@@ -16,7 +16,7 @@ from tspo.errors import BadInput
 from tspo.retrieval.base import Retriever
 from tspo.rollout.codec import Codec
 from tspo.rollout.episode import AgentLoop
-from tspo.rollout.models import load_model, load_tokenizer, resolve_model
+from tspo.rollout.models import end_token_ids, load_model, load_tokenizer, resolve_model
 from tspo.rollout.sampler import Sampler, SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 
@@ -78,7 +78,9 @@ def codec_of(config: RunConfig) -> Codec:
     """The codec of the model's tokenizer; a server that is asked in messages has its own chat template."""
     server = config.rollout.server
     asked_in_messages = server is not None and server.chat
-    return Codec(load_tokenizer(config.model), config.rollout.prompt, chat_template=not asked_in_messages)
+    tokenizer = load_tokenizer(config.model)
+    ends = end_token_ids(config.model, tokenizer)
+    return Codec(tokenizer, config.rollout.prompt, chat_template=not asked_in_messages, end_token_ids=ends)
 
 
 def sampler_kind(config: RunConfig) -> Literal["transformers", "vllm", "openai"]:
@@ -106,6 +108,28 @@ def sampling_dtype(config: RunConfig) -> torch.dtype | None:
 def device_of(config: RunConfig) -> torch.device:
     """The device that the configuration asks for."""
     return torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+
+
+def check_positions(config: RunConfig) -> None:
+    """Raise BadInput where a trajectory may have more tokens than the model has a table of positions for.
+
+    Rotary positions go on without end, if not as well as where the model was trained.
+    """
+    if sampler_kind(config) == "openai":
+        return
+    try:
+        of_model = AutoConfig.from_pretrained(resolve_model(config.model)).get_text_config()
+    except (OSError, ValueError, KeyError):  # loading the model says it better
+        return
+    positions = getattr(of_model, "max_position_embeddings", None)
+    is_rotary = any(getattr(of_model, name, None) for name in ("rope_parameters", "rope_scaling", "rope_theta"))
+    if is_rotary or not isinstance(positions, int) or positions < 1:
+        return
+    if config.rollout.max_total_tokens > positions:
+        raise BadInput(
+            f"rollout.max_total_tokens: {config.rollout.max_total_tokens} tokens are more than the {positions} "
+            f"positions that {config.model} has; lower it"
+        )
 
 
 def check_prompts_fit(codec: Codec, questions: list[str], max_total_tokens: int) -> None:

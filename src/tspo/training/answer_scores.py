@@ -11,6 +11,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from tspo.errors import BadInput
 from tspo.rewards.information_gain import FIELD, AnswerScorer
 from tspo.rollout.codec import Codec
+from tspo.rollout.kv_cache import cache_argument
 from tspo.trajectory import Trajectory
 
 
@@ -66,7 +67,7 @@ def mean_log_probabilities(
         if shared < len(held):
             cache.crop(shared - len(held))
         fed = torch.tensor([row[shared:]], device=model.device)
-        output = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=len(answer) + 1)
+        output = model(input_ids=fed, use_cache=True, logits_to_keep=len(answer) + 1, **{cache_argument(model): cache})
         logprobs = (output.logits[0, :-1].float() / temperature).log_softmax(-1)
         labels = torch.tensor(answer, device=logprobs.device)
         means[place] = float(logprobs.gather(-1, labels[:, None]).mean())

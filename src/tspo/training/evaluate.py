@@ -12,9 +12,10 @@ from accelerate import PartialState
 from rich.console import Console
 
 from tspo.config import RunConfig
+from tspo.credit import CreditConfig, score
 from tspo.datasets.questions import Question
 from tspo.errors import BadInput
-from tspo.evaluation.metrics import Summary
+from tspo.evaluation.metrics import FIRST_OCCURRENCE, Summary
 from tspo.evaluation.places import SUMMARY
 from tspo.evaluation.runner import Share, evaluate_questions, forget_evaluation, read_evaluation
 from tspo.files import atomic_write
@@ -54,8 +55,13 @@ def evaluate_model(
     if done is not None:
         return done
 
-    def add_ends(trajectory: Trajectory) -> None:
-        add_token_ends(trajectory, materials.codec.tokenizer)
+    credit = config.credit.to_config()
+
+    def complete(trajectory: Trajectory) -> None:
+        """Where the answer was found, by the rule of the run's credit; scores are read from there."""
+        _, trajectory.extra[FIRST_OCCURRENCE] = score(trajectory, credit)
+        if config.training.token_details:
+            add_token_ends(trajectory, materials.codec.tokenizer)
 
     with agent_loop(
         model, materials.codec, materials.retriever, config, temperature=config.evaluation.temperature
@@ -68,7 +74,7 @@ def evaluate_model(
             seed=config.seed,
             console=console,
             label=label,
-            detail=add_ends if config.training.token_details else None,
+            complete=complete,
             share=Share(state.process_index, state.num_processes, state.wait_for_everyone),
         )
 
@@ -76,6 +82,10 @@ def evaluate_model(
 def evaluation_settings(model: str, config: RunConfig, materials: Materials) -> dict[str, Any]:
     """What decides an evaluation's episodes: two with the same may be put together."""
     rollout = json.loads(config.rollout.model_dump_json())
+    credit, usual = config.credit.to_config(), CreditConfig()
+    rule = {
+        name: getattr(credit, name) for name in ("match", "ignore") if getattr(credit, name) != getattr(usual, name)
+    }
     return {
         "model": {"name": model, "files": _stamps(model)},
         "seed": config.seed,
@@ -83,7 +93,7 @@ def evaluation_settings(model: str, config: RunConfig, materials: Materials) -> 
         "rollout": {name: value for name, value in rollout.items() if name not in _NO_MATTER},
         "retriever": _retriever_identity(config, materials),
         "questions": _digest(materials.test),
-    }
+    } | ({"credit": json.loads(json.dumps(rule))} if rule else {})
 
 
 def _open_folder(folder: Path, settings: dict[str, Any], again: bool) -> Summary | None:

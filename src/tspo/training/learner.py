@@ -58,7 +58,9 @@ def make_learner(
     spread = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     policy = policy.to(accelerator.device).train()
     if settings.checkpointing:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 5.24 has the second, and 6 will have no other
+        enable = getattr(policy, "activation_checkpointing_enable", policy.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
     half = settings.autocast is not None or policy.dtype != torch.float32
     pack = accelerator.device.type == "cuda" and half if settings.packed is None else settings.packed

@@ -19,7 +19,7 @@ from tspo.files import atomic_write
 from tspo.retrieval.base import Retriever
 from tspo.rewards.in_python import check_known
 from tspo.rollout.codec import Codec
-from tspo.training.agent import check_prompts_fit, codec_of, sampler_kind
+from tspo.training.agent import check_positions, check_prompts_fit, codec_of, sampler_kind
 from tspo.training.retriever import retriever_of
 from tspo.trajectory import write_json_line
 
@@ -73,6 +73,7 @@ def read_materials(config: RunConfig, given: Given | None = None, *, training: b
         corpus = None
     retriever = given.retriever if given.retriever is not None else retriever_of(config.rollout, corpus)
     codec = codec_of(config)
+    check_positions(config)
     check_prompts_fit(codec, [q.question for q in (*given.train, *given.test)], config.rollout.max_total_tokens)
     return Materials([*given.train], [*given.test], retriever, codec, corpus)
 

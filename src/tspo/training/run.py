@@ -307,6 +307,7 @@ class _Run:
                     save=save,
                     on_step=on_step,
                     stop=self.stop,
+                    max_skipped=training.max_skipped,
                 )
         self.stop.check()
         self._save_model(learner.model, folder)

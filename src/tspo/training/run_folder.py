@@ -28,6 +28,7 @@ MAY_CHANGE = frozenset(
         "training.gradient_checkpointing",
         "training.hub",
         "training.keep_checkpoints",
+        "training.max_skipped",
         "training.micro_batch",
         "training.pass_tokens",
         "training.project",
@@ -44,8 +45,15 @@ MAY_CHANGE = frozenset(
 def only_run_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that two runs never write to one place."""
     taken = f"{folder}: another run is writing here; choose another output_dir"
-    with only_one(folder / ".lock", taken=taken, where="choose another output_dir"):
-        yield
+    lock, is_new = folder / ".lock", not folder.exists()
+    try:
+        with only_one(lock, taken=taken, where="choose another output_dir"):
+            yield
+    except BadInput:
+        if is_new and [*folder.iterdir()] == [lock]:  # a run that was refused leaves nothing
+            lock.unlink()
+            folder.rmdir()
+        raise
 
 
 def prepare_output(config: RunConfig, resume: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from tspo.config import RunConfig, make_config
+from tspo.datasets.golden_answers import golden_answers
 from tspo.datasets.questions import Question
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import Summary
@@ -21,7 +22,6 @@ from tspo.training.checkpoints import is_whole
 from tspo.training.materials import Given
 from tspo.training.run import run_evaluation, run_training
 from tspo.training.signals import Stopped
-from tspo.trajectory import check_golden_answers
 
 Section = Mapping[str, Any]
 """The keys of one section of a configuration file."""
@@ -181,7 +181,7 @@ def _checked(name: str, questions: Sequence[Question]) -> list[Question]:
             raise BadInput(f"{name}: two have the id {question.id!r}; give each its own")
         seen.add(question.id)
         answers = question.golden_answers
-        check_golden_answers(list(answers) if isinstance(answers, tuple) else answers, f"{name}, {question.id!r}")
+        golden_answers(list(answers) if isinstance(answers, tuple) else answers, f"{name}, {question.id!r}")
     if not seen:
         raise BadInput(f"{name}: there are none; give at least one")
     return [*questions]

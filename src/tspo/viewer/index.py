@@ -100,9 +100,7 @@ class Index:
                             on_progress(done + read, sum(sizes))
                     done += size
         except sqlite3.OperationalError as error:
-            raise BadInput(
-                f"{self.path}: the index cannot be written ({error}); free some space, or delete it"
-            ) from None
+            raise BadInput(f"{self.path}: the index cannot be written ({error}); mend that, or delete it") from None
         except OSError as error:
             raise BadInput(f"{error.filename}: cannot be read ({error.strerror})") from None
 

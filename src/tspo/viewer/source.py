@@ -74,8 +74,8 @@ class Source:
         """The run's credit settings, defaults where it does not tell them."""
         options = self.settings().get("credit") or {}
         try:
-            return CreditConfig(**options)
-        except (BadInput, TypeError) as error:
+            return CreditConfig(**{name: value for name, value in options.items() if name != "preset"})
+        except (BadInput, TypeError, AttributeError) as error:
             raise BadInput(f"{self.path / 'config.yaml'}: credit: {error}") from None
 
 
@@ -84,6 +84,8 @@ def open_source(path: Path) -> Source:
     source = Source(path)
     if not path.exists():
         raise BadInput(f"{path}: is not there; name the output_dir of a run, or a trajectory file")
+    if (path / "grid.json").is_file() and (runs := sorted(path.glob("runs/*/seed-*"))):
+        raise BadInput(f"{path}: holds a comparison of {len(runs)} runs; name one of them, for example {runs[0]}")
     if path.is_dir() and not (source.files() or (path / "metrics.jsonl").is_file() or (path / "config.yaml").is_file()):
         raise BadInput(f"{path}: holds no run; name the output_dir of a run")
     source.credit()

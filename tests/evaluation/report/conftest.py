@@ -14,7 +14,7 @@ SETTINGS = {
     "model": "some/model",
     "output_dir": "/elsewhere/run",
     "data": {"train": ["/data/hops_train.jsonl"], "test": ["/data/hops_test.jsonl"], "corpus": "/data/corpus.jsonl"},
-    "credit": {"algorithm": "tspo", "alpha": 0.5, "ignore": ["yes", "no"]},
+    "credit": {"algorithm": "tspo", "alpha": 0.5, "credit": "first_turn", "ignore": ["yes", "no"]},
     "training": {"steps": 3, "groups_per_step": 2, "group_size": 3, "trl": {}},
     "warmup": {"epochs": 2.0},
 }

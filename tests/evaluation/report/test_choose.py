@@ -35,7 +35,7 @@ def test_credit_is_that_of_both_methods(make_run):
     early = chosen(make_run())[0]
     assert list(early.credits) == ["tspo", "grpo"]
     assert all(advantage == 0 for credit in early.credits["grpo"] for advantage in credit.turn_advantages)
-    assert [credit.turn_rewards for credit in early.credits["tspo"]] == [[0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]]
+    assert [credit.turn_rewards for credit in early.credits["tspo"]] == [[0, 0, 0], [0.5, 0, 0], [0.5, 0.5, 0]]
 
 
 def test_the_runs_own_method_comes_first():

@@ -206,7 +206,7 @@ def test_metrics_are_means_over_tokens_however_they_are_cut_into_passes(
 
 
 def test_there_is_no_metric_that_cannot_change(new_learner, reference, trajectories, batch_of) -> None:
-    always = {"loss", "logprob_gap", "grad_norm", "grad_norm_all_wrong", "learning_rate"}
+    always = {"loss", "logprob_gap", "grad_norm", "grad_norm_all_wrong", "learning_rate", "skipped"}
     learner, batch = new_learner(), batch_of(trajectories)
     old = with_other_policies(learner, batch, updates=2, beta=BETA)
     assert update_policy(learner, batch, Objective()).metrics.keys() == always
@@ -361,6 +361,19 @@ def test_one_step_of_the_optimizer_on_the_clipped_gradient(new_learner, trajecto
     assert torch.equal(after, before - 0.5 * gradient)
     assert update.metrics["learning_rate"] == 0.5
     assert learner.schedule.get_last_lr()[0] == 0.25
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(new_learner, trajectories, batch_of, value) -> None:
+    learner = new_learner(optimizer="adamw", learning_rate=0.1, max_grad_norm=1.0)
+    batch, before = batch_of(trajectories), deepcopy(learner.model.state_dict())
+    broken = replace(batch, advantages=torch.full_like(batch.advantages, value))
+    update = update_policy(learner, broken, Objective())
+    assert update.metrics["skipped"] == 1.0
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+    assert update_policy(learner, batch, Objective()).metrics["skipped"] == 0.0
+    assert all(parameter.isfinite().all() for parameter in learner.model.parameters())
+    assert any(not torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
 
 
 def test_the_policy_before_is_scored_only_where_it_will_have_moved(

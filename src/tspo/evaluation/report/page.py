@@ -109,8 +109,8 @@ def _credit_config(run: RunFiles) -> CreditConfig:
     """The run's credit settings, defaults where it does not tell them."""
     options = headline.setting(run.settings, "credit") or {}
     try:
-        return CreditConfig(**options)
-    except (BadInput, TypeError) as error:
+        return CreditConfig(**{name: value for name, value in options.items() if name != "preset"})
+    except (BadInput, TypeError, AttributeError) as error:
         raise BadInput(f"{run.folder / 'config.yaml'}: credit: {error}") from None
 
 

@@ -24,12 +24,7 @@ _THOUGHTS = (
 def make_tokenizer(vocabulary: int, worlds: int) -> PreTrainedTokenizerFast:
     """Learn `vocabulary` tokens from what an agent reads and writes in `worlds` worlds."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _pieces(_PIECES)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -38,7 +33,14 @@ def make_tokenizer(vocabulary: int, worlds: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(worlds), trainer)
+    # the first word of a question is not one with the space before it, so that the question is the same anywhere
+    tokenizer.pre_tokenizer = _pieces(_PIECES.replace("|Doc", "|(?<=Question:) |Doc", 1))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=END)
+
+
+def _pieces(pattern: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _texts(worlds: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -69,7 +70,7 @@ def update_policy(learner: Learner, batch: Batch, objective: Objective) -> Updat
     The gradient is that of the objective over the tokens of all processes, clipped to the learner's norm. Metrics:
     `loss`, `kl` and `clip_share` over those tokens, `logprob_gap` over those of trajectories with a gradient,
     `learning_rate`, `grad_norm` before clipping, and `grad_norm_all_wrong`, its part from all-wrong groups, where each
-    process has all parameters.
+    process has all parameters. A gradient that is not finite changes nothing, and `skipped` is 1.
     """
     accelerator = learner.accelerator
     counts = torch.stack([batch.loss_tokens.sum(), (batch.loss_tokens > 0).sum()])
@@ -91,7 +92,9 @@ def update_policy(learner: Learner, batch: Batch, objective: Objective) -> Updat
         average_gradients(parameters, accelerator.num_processes)
     metrics["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, learner.max_grad_norm))
     metrics["learning_rate"] = float(learner.schedule.get_last_lr()[0])
-    learner.optimizer.step()
+    metrics["skipped"] = float(not math.isfinite(metrics["grad_norm"]))
+    if not metrics["skipped"]:
+        learner.optimizer.step()
     learner.schedule.step()
     return Update(_metrics(learner, objective, batch, scored, tokens) | metrics, _in_order(batch, scored))
 

@@ -17,6 +17,7 @@ from tspo.rollout.batched_search import BatchedSearch, SearchLog
 from tspo.rollout.codec import Codec
 from tspo.rollout.completion import completion_of
 from tspo.rollout.episode import AgentLoop, Limits, Request
+from tspo.rollout.models import end_token_ids
 from tspo.training.retriever import retriever_of
 from tspo.training.verl.carried import carry
 from tspo.training.verl.names import AGENT, CPU, SETTINGS
@@ -124,7 +125,7 @@ def _shared(config: Any, tokenizer: Any) -> _Worker:
         retriever = retriever_of(rollout, None if corpus is None else Path(corpus))
         _worker = _Worker(
             rollout=rollout,
-            codec=Codec(tokenizer, rollout.prompt),
+            codec=Codec(tokenizer, rollout.prompt, end_token_ids=end_token_ids(tokenizer.name_or_path, tokenizer)),
             retriever=retriever,
             limits=rollout.limits(),
             searcher=BatchedSearch(retriever, rollout.top_k, SearchLog()),

@@ -16,7 +16,7 @@ from rich.console import Console
 from tspo.config import RunConfig
 from tspo.datasets.questions import Question, read_questions
 from tspo.errors import BadInput
-from tspo.training.agent import check_prompts_fit, codec_of
+from tspo.training.agent import check_positions, check_prompts_fit, codec_of
 from tspo.training.materials import DataFiles, training_questions
 from tspo.training.retriever import retriever_of
 from tspo.training.verl.cluster import gpu_memories, nodes_with_gpus
@@ -125,6 +125,7 @@ def _questions(config: RunConfig, files: DataFiles, questions: dict[str, list[Qu
 def _model(config: RunConfig, questions: dict[str, list[Question]]) -> str:
     codec = codec_of(config)
     asked = [question.question for part in questions.values() for question in part]
+    check_positions(config)
     check_prompts_fit(codec, asked, config.rollout.max_total_tokens)
     return f"{config.model}; every prompt fits in {config.rollout.max_total_tokens} tokens"
 

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tspo.config import RunConfig, SamplingSection, TrainingSection
+from tspo.config import RunConfig, SamplingSection, TrainingSection, default_of
 from tspo.errors import BadInput
 from tspo.rollout.models import resolve_model
 from tspo.training.verl.names import AGENT, CPU, MODE_PREFIX, REWARD_MANAGER, SETTINGS, estimator_name
@@ -105,6 +105,8 @@ def _check_training(training: TrainingSection) -> None:
         raise BadInput("training.pass_tokens: verl has verl.tokens_per_gpu in its place; leave it out")
     if training.compile:
         raise BadInput("training.compile: verl has use_torch_compile in its place, under verl.config; leave it out")
+    if training.max_skipped != default_of("training.max_skipped"):
+        raise BadInput("training.max_skipped: verl skips such updates without counting them; leave it out")
     if unknown := [name for name in training.report_to if name not in _TRACKERS]:
         raise BadInput(f"training.report_to: verl has {', '.join(_TRACKERS)}, not {unknown[0]}")
     if training.hub is not None:

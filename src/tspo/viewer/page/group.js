@@ -58,6 +58,9 @@ function otherThan(estimator) {
   return shown.group.trained_with !== "grpo" ? shown.group.trained_with : "tspo";
 }
 
+/** Evaluations stand before the first step and after the last; a file that tells no step is at 0. */
+const isTrainedOn = (time) => time.at > 0 && time.at < 2 ** 40;
+
 function draw() {
   const { group } = shown;
   const estimator = estimatorNow();
@@ -73,7 +76,8 @@ function draw() {
   fill(box,
     el("p", { class: "eyebrow" },
       el("button", { type: "button", class: "back", onclick: () => go({ group: null, member: null }) }, "‹ list"),
-      el("span", {}, now.when), el("span", {}, `trained with ${title(group.trained_with)}`)),
+      el("span", {}, now.when),
+      el("span", {}, `${isTrainedOn(now) ? "trained with" : "not trained on: credit as under"} ${title(group.trained_with)}`)),
     el("h1", { dir: "auto" }, group.question),
     el("p", { class: "golden" }, el("span", { class: "soft" }, group.golden_answers.length > 1 ? "Golden answers " : "Golden answer "),
       group.golden_answers.slice(0, 6).flatMap((answer, i) => [i ? el("span", { class: "soft" }, " or ") : "", el("b", { dir: "auto" }, answer)])),

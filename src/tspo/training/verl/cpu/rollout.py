@@ -17,7 +17,7 @@ from verl.workers.rollout.base import _ROLLOUT_REGISTRY, BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry, TokenOutput
 
 from tspo.rollout.codec import Codec
-from tspo.rollout.models import load_model, load_tokenizer
+from tspo.rollout.models import end_token_ids, load_model, load_tokenizer
 from tspo.rollout.sampler import SamplingOptions
 from tspo.rollout.transformers_sampler import TransformersSampler
 from tspo.training.verl.names import CPU
@@ -33,7 +33,8 @@ class CPUServer:
 
     def __init__(self, model: str, max_sessions: int, max_model_len: int) -> None:
         self._model = load_model(model).eval().requires_grad_(False)
-        self._codec = Codec(load_tokenizer(model))
+        tokenizer = load_tokenizer(model)
+        self._codec = Codec(tokenizer, end_token_ids=end_token_ids(model, tokenizer))
         self._rows = max_sessions
         self._capacity = max_model_len
         self._samplers: dict[SamplingOptions, TransformersSampler] = {}
