@@ -52,7 +52,13 @@ def test_the_rows_of_a_table():
     assert rows["exact match"] == ["0.250 [0.150, 0.350]"]
     assert rows["turns"] == ["0.25 [0.15, 0.35]"]
     assert rows["stopped: max_turns"] == ["5"]
-    assert len(rows) == 2 + len(METRICS) + 2
+    assert len(rows) == 2 + len(METRICS) - 1 + 2  # F1 by HotpotQA's script is the same
+
+
+def test_f1_by_hotpotqa_has_a_row_where_it_is_another_number():
+    metrics = SUMMARY.overall.metrics | {"hotpot_f1": Estimate(0.1, 0.0, 0.2)}
+    text = format_comparison({"a": replace(SUMMARY, overall=replace(SUMMARY.overall, metrics=metrics))})
+    assert ["F1 of HotpotQA", "0.100 [0.000, 0.200]"] in [cells(line) for line in text.splitlines()]
 
 
 def test_a_metric_that_one_run_lacks_is_a_dash_there_and_no_row_where_all_lack_it():

@@ -1,5 +1,7 @@
+import contextlib
 import copy
 import importlib.util
+import io
 import json
 import shutil
 import sys
@@ -249,3 +251,19 @@ def test_a_cache_that_cannot_be_written_is_bad_input(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
     with pytest.raises(BadInput, match="set TSPO_CACHE"):
         load_model(f"gguf:{path}")
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_code_that_comes_with_a_model_is_not_run_whatever_is_piped_in(load, tiny_model_folder, tmp_path, monkeypatch):
+    folder, proof = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / "own.py").write_text(f"open({str(proof)!r}, 'w')\nclass Own: pass\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text()) | {"model_type": "own"}
+        kinds = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+        settings["auto_map"] = {kind: ["own.Own", None] if kind == "AutoTokenizer" else "own.Own" for kind in kinds}
+        (folder / name).write_text(json.dumps(settings))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    with contextlib.suppress(BadInput):  # a tokenizer may do without
+        load(str(folder))
+    assert not proof.exists()

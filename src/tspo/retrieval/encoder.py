@@ -118,9 +118,9 @@ def load_encoder_model(kind: Any, name: str, dtype: torch.dtype) -> tuple[Any, A
         raise BadInput(f"encoder {name!r}: there is no such folder; say where the model lies with --encoder")
     logging.disable_progress_bar()  # transformers would draw one in the middle of ours
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         # only safetensors: other files of weights run code
-        model = kind.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        model = kind.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except Exception as error:  # what a damaged file raises depends on its format
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise BadInput(

@@ -27,7 +27,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in _TOKENIZER_FILES):
         raise BadInput(f"model {name!r}: this folder has a model and no tokenizer; save one beside the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, "no tokenizer could be loaded", error, "save one beside the model") from None
     if tokenizer.eos_token_id is None:
@@ -55,7 +55,7 @@ def end_token_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def load_model(name: str) -> PreTrainedModel:
     """The policy in float32; raises BadInput where there is none."""
     try:
-        return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _not_loaded(name, "could not be loaded", error, "save the model again") from None
 

@@ -222,7 +222,7 @@ def _on_cpu(settings: dict[str, Any]) -> dict[str, Any]:
     """What vLLM would have otherwise on a CPU: most of the memory, long blocks, minutes of compilation."""
     given = {"block_size": 32, "enforce_eager": True}
     if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        config = AutoConfig.from_pretrained(settings["model"]).get_text_config()
+        config = AutoConfig.from_pretrained(settings["model"], trust_remote_code=False).get_text_config()
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         per_token = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * size

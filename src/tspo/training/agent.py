@@ -118,7 +118,7 @@ def check_positions(config: RunConfig) -> None:
     if sampler_kind(config) == "openai":
         return
     try:
-        of_model = AutoConfig.from_pretrained(resolve_model(config.model)).get_text_config()
+        of_model = AutoConfig.from_pretrained(resolve_model(config.model), trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError):  # loading the model says it better
         return
     positions = getattr(of_model, "max_position_embeddings", None)

@@ -26,5 +26,5 @@ def product_rate(dtype: torch.dtype, device: torch.device) -> float:
 def num_parameters(model: str) -> int:
     """How many parameters a model has, without loading them; tied ones count once."""
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(resolve_model(model))
+        config = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=False)
         return int(AutoModelForCausalLM.from_config(config).num_parameters())

@@ -60,7 +60,7 @@ class MemoryEstimate:
 
 def shape_of(model: str) -> Shape:
     """The shape of a model, from its configuration alone; raises OSError where there is none."""
-    config = AutoConfig.from_pretrained(resolve_model(model)).get_text_config()
+    config = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=False).get_text_config()
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Shape(
