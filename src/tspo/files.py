@@ -81,6 +81,15 @@ def _mode_of(path: Path) -> int:
     return 0o666 & ~umask
 
 
+def sync(path: Path) -> None:
+    """Have what was written to `path` on the disk; a file that there is not needs nothing."""
+    try:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except FileNotFoundError:
+        pass
+
+
 def why_not_written(error: OSError) -> str:
     """The system's reason in brackets, and what to do about it."""
     todo = {

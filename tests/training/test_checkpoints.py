@@ -1,17 +1,23 @@
+import errno
+import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from tspo.errors import BadInput
 from tspo.training.checkpoints import (
+    begin,
     check_has_state,
+    checkpoint_to_resume,
     checkpoints_in,
     is_whole,
     last_whole_checkpoint,
     mark_whole,
     remove_old_checkpoints,
     step_of,
+    step_of_mark,
 )
 
 
@@ -30,9 +36,30 @@ def test_a_marked_checkpoint_is_whole(tmp_path):
     assert not is_whole(path)
     mark_whole(path)
     assert is_whole(path)
-    assert json.loads((path / "whole.json").read_text()) == {"files": {"inner/state": 0, "weights": 5}}
-    mark_whole(path)
+    nothing, five = (hashlib.sha256(written).hexdigest() for written in (b"", b"12345"))
+    files = {"inner/state": {"bytes": 0, "sha256": nothing}, "weights": {"bytes": 5, "sha256": five}}
+    assert json.loads((path / "whole.json").read_text()) == {"step": None, "files": files}
+    mark_whole(path, 7)
     assert is_whole(path)
+    assert step_of_mark(path) == 7
+
+
+def test_a_mark_of_an_older_version_has_sizes_alone(tmp_path):
+    path = checkpoint(tmp_path, 1)
+    (path / "whole.json").write_text('{"files": {"inner/state": 0, "weights": 5}}')
+    assert is_whole(path)
+    assert step_of_mark(path) is None
+    assert checkpoint_to_resume(tmp_path) == path
+    cut(path)
+    assert not is_whole(path)
+
+
+def test_what_a_killed_write_left_is_no_part_of_a_checkpoint(tmp_path):
+    path = checkpoint(tmp_path, 1, whole=False)
+    (path / ".weights.x1.part").write_text("half")
+    begin(path)
+    mark_whole(path)
+    assert sorted(file.name for file in path.iterdir()) == ["inner", "weights", "whole.json"]
 
 
 def cut(path):
@@ -82,6 +109,59 @@ def test_the_last_whole_checkpoint_by_number(tmp_path):
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-20"
 
 
+def test_one_flipped_bit_is_told_before_anything_is_learned_from_it(tmp_path):
+    checkpoint(tmp_path, 1)
+    path = checkpoint(tmp_path, 2)
+    assert checkpoint_to_resume(tmp_path) == path
+    (path / "weights").write_bytes(b"12345"[:4] + b"4")
+    with pytest.raises(BadInput, match=r"checkpoint-2/weights: is damaged .*; move checkpoint-2 away to go on from"):
+        checkpoint_to_resume(tmp_path)
+    path.rename(tmp_path / "away")
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "checkpoint-1"
+
+
+@pytest.mark.parametrize("harm", [cut, grow, lose, lose_mark])
+def test_a_damaged_checkpoint_is_named_and_never_thrown_away(tmp_path, harm):
+    checkpoint(tmp_path, 1)
+    path = checkpoint(tmp_path, 2)
+    harm(path)
+    before = sorted(file.name for file in path.rglob("*"))
+    with pytest.raises(BadInput, match=r"checkpoint-2: is damaged, or not of this run .* to go on from checkpoint-1$"):
+        checkpoint_to_resume(tmp_path)
+    assert sorted(file.name for file in path.rglob("*")) == before
+    path.rename(tmp_path / "away")
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "checkpoint-1"
+
+
+def test_a_flipped_bit_in_the_only_mark_does_not_begin_the_run_anew(tmp_path):
+    path = checkpoint(tmp_path, 1)
+    (path / "whole.json").write_bytes(b"\xfb" + (path / "whole.json").read_bytes()[1:])
+    with pytest.raises(BadInput, match=r"\(whole.json cannot be read\); mend it, or move it away to begin anew$"):
+        checkpoint_to_resume(tmp_path)
+    assert (path / "weights").exists()
+
+
+def test_a_mark_that_the_system_cannot_read_is_told(tmp_path, monkeypatch):
+    path = checkpoint(tmp_path, 1)
+
+    def fails(self, *args, **named):
+        raise OSError(errno.EIO, "Input/output error", str(self))
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    for asked in (is_whole, lambda _: checkpoint_to_resume(tmp_path)):
+        with pytest.raises(BadInput, match=r"whole.json: cannot be read \(Input/output error\); mend that first"):
+            asked(path)
+    assert (path / "weights").exists()
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    checkpoint(tmp_path, 1)
+    begin(checkpoint(tmp_path, 2, whole=False))
+    (tmp_path / "checkpoint-3").mkdir()
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "checkpoint-1"
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-1"]
+
+
 def test_other_names_are_no_checkpoints(tmp_path):
     for name in ("checkpoint-", "checkpoint-1-old", "checkpoint--1", "checkpoint-x", "model"):
         (tmp_path / name).mkdir()
@@ -126,6 +206,9 @@ def test_a_deletion_that_is_cut_short_leaves_none_that_looks_whole(tmp_path, mon
     remove_old_checkpoints(tmp_path, keep=1)
     assert not is_whole(tmp_path / "checkpoint-1")
     assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    monkeypatch.undo()
+    assert checkpoint_to_resume(tmp_path) == tmp_path / "checkpoint-2"
+    assert not (tmp_path / "checkpoint-1").exists()
 
 
 def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from tspo.config import default_config_path, load_config
 from tspo.errors import BadInput
 from tspo.training import run as module
 from tspo.training.agent import check_positions
-from tspo.training.checkpoints import is_whole, mark_whole
+from tspo.training.checkpoints import is_whole, mark_whole, step_of_mark
+from tspo.training.metrics_log import TIMINGS
 from tspo.training.run import run_training, run_warmup
 from tspo.training.run_folder import prepare_output
 
@@ -244,3 +246,46 @@ def test_a_resume_that_is_refused_leaves_no_folder(config, tmp_path):
     with pytest.raises(BadInput, match="holds no run to resume"):
         run_training(wanted, resume=True, console=Console(quiet=True))
     assert not wanted.output_dir.exists()
+
+
+def without_times(lines):
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+@pytest.mark.slow
+def test_more_steps_go_on_and_fewer_end_at_once(starter, tmp_path):
+    one, two = f"output_dir={tmp_path / 'one'}", f"output_dir={tmp_path / 'two'}"
+    expected = train(starter("training.steps=4", one))
+    assert len(train(starter("training.steps=2", two))) == 2
+    assert step_of_mark(tmp_path / "two" / "model") == 2
+    found = train(starter("training.steps=4", two), resume=True)
+    assert without_times(found) == without_times(expected)
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+    assert step_of_mark(tmp_path / "two" / "model") == 4
+    assert train(starter("training.steps=3", two), resume=True) == found
+    assert step_of_mark(tmp_path / "two" / "model") == 4
+    for checkpoint in (tmp_path / "two").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(BadInput, match="is trained for 4 steps of 6, and no checkpoint is left to go on from"):
+        train(starter("training.steps=6", two), resume=True)
+
+
+@pytest.mark.slow
+def test_a_damaged_run_is_told_and_left_as_it_is(starter, tmp_path):
+    folder = tmp_path / "run"
+    train(starter("training.steps=3", "training.save_every=1"))
+    (folder / "model" / "whole.json").unlink()
+    weights, metrics = folder / "checkpoint-3" / "model.safetensors", folder / "metrics.jsonl"
+    kept = {path: path.read_bytes() for path in (weights, metrics)}
+    for path, damaged, said in (
+        (weights, kept[weights][:-1] + bytes([kept[weights][-1] ^ 1]), r"checkpoint-3/model.safetensors: is damaged"),
+        (metrics, b"".join(kept[metrics].splitlines(keepends=True)[1:]), "it holds 2 lines of the 3 steps"),
+        (metrics, kept[metrics] * 2, "it holds 6 lines of the 3 steps"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match=said):
+            train(starter("training.steps=3", "training.save_every=1"), resume=True)
+        assert path.read_bytes() == damaged
+        path.write_bytes(kept[path])
+    assert len(train(starter("training.steps=3", "training.save_every=1"), resume=True)) == 3

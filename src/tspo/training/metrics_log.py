@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tspo.errors import BadInput
 from tspo.files import atomic_write
 from tspo.trajectory import read_json_lines, write_json_line
 
@@ -37,13 +38,23 @@ def without_nan(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def truncate_metrics(path: Path, last_step: int) -> None:
-    """Drop the lines after `last_step`, which a resumed run will write again, and a line cut short."""
+    """Drop the lines after `last_step`, which a resumed run will write again, and a line cut short.
+
+    Raises BadInput where the lines up to it are not one for each step.
+    """
     if not path.exists():
         return
     whole = path.read_bytes().splitlines(keepends=True)
     if whole and not whole[-1].endswith(b"\n"):
         whole.pop()
+    read = [line for _, line in read_json_lines(whole, str(path))]
+    steps = [line.get("step") if isinstance(line, dict) else None for line in read]
+    lines = [line for line, step in zip(read, steps, strict=True) if type(step) is not int or step <= last_step]
+    if [line.get("step") if isinstance(line, dict) else None for line in lines] != list(range(1, last_step + 1)):
+        raise BadInput(
+            f"{path}: is damaged: it holds {len(lines)} lines of the {last_step} steps before the checkpoint; mend it, "
+            "or move it away to go on without them"
+        )
     with atomic_write(path) as stream:
-        for _, line in read_json_lines(whole, str(path)):
-            if line["step"] <= last_step:
-                write_json_line(line, stream)
+        for line in lines:
+            write_json_line(line, stream)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -23,19 +22,21 @@ from tspo.evaluation.metrics import Summary
 from tspo.evaluation.report import write_report
 from tspo.evaluation.runner import forget_evaluation, read_evaluation
 from tspo.evaluation.table import format_comparison
-from tspo.files import atomic_write, explain_full_disk
+from tspo.files import atomic_write, explain_full_disk, sync
 from tspo.progress import bars
 from tspo.rollout.models import load_model
 from tspo.rollout.sampler import Sampler
 from tspo.training.agent import check_trainable, device_of, make_sampler, quiet_libraries, sampling_dtype
 from tspo.training.answer_scores import check_can_score
 from tspo.training.checkpoints import (
-    checkpoints_in,
+    MARK,
+    begin,
+    checkpoint_to_resume,
     is_whole,
-    last_whole_checkpoint,
     mark_whole,
     remove_old_checkpoints,
     step_of,
+    step_of_mark,
 )
 from tspo.training.demonstrations import demonstrations
 from tspo.training.evaluate import evaluate_model
@@ -234,9 +235,9 @@ class _Run:
     def trained(self, start: str, trackers: Trackers) -> Path:
         """The folder of the trained model: trained from `start`, or from the last checkpoint on."""
         folder = self.output / "model"
-        if of_main(is_whole(folder)):
-            return folder
         config, materials, training = self.config, self.materials, self.config.training
+        if of_main(self._is_trained(folder) if self.accelerator.is_main_process else None):
+            return folder
         checkpoint = of_main(self._last_checkpoint() if self.accelerator.is_main_process else None)
         set_seed(config.seed)
         policy: Any = load_model(start)
@@ -263,11 +264,14 @@ class _Run:
 
         def save(progress_so_far: Progress) -> None:
             checkpoint = self.output / f"checkpoint-{progress_so_far.step}"
+            if self.accelerator.is_main_process:
+                begin(checkpoint)
             save_weights(learner.model, checkpoint, materials.codec.tokenizer, self.accelerator)
             save_state(checkpoint, learner, progress_so_far)
             if self.accelerator.is_main_process:
                 self._write_card(checkpoint)
-                mark_whole(checkpoint)
+                sync(self.output / "metrics.jsonl")
+                mark_whole(checkpoint, progress_so_far.step)
                 remove_old_checkpoints(self.output, training.keep_checkpoints)
             self.accelerator.wait_for_everyone()
 
@@ -298,7 +302,7 @@ class _Run:
                 on_episode=lambda ended, total: progress.update(episode_bar, completed=ended, total=total),
             )
             with closing(rollout):
-                train(
+                done = train(
                     StepInputs(materials.train, rollout, rollout, materials.codec, learner),
                     step_settings(config),
                     steps=training.steps,
@@ -310,15 +314,28 @@ class _Run:
                     max_skipped=training.max_skipped,
                 )
         self.stop.check()
-        self._save_model(learner.model, folder)
+        self._save_model(learner.model, folder, done.step)
         return folder
+
+    def _is_trained(self, folder: Path) -> bool:
+        """Whether the model is there, trained for as many steps as are wanted; one that is to go on gives way."""
+        if not is_whole(folder):
+            return False
+        steps, wanted = step_of_mark(folder), self.config.training.steps
+        if steps is None or steps >= wanted:
+            return True
+        if checkpoint_to_resume(self.output) is None:
+            raise BadInput(
+                f"{folder}: is trained for {steps} steps of {wanted}, and no checkpoint is left to go on from; train "
+                f"from its weights with model={folder} and another output_dir"
+            )
+        forget_evaluation(self.output / "evaluation" / "after-training")
+        (folder / MARK).unlink()
+        return False
 
     def _last_checkpoint(self) -> Path | None:
         """Where to go on from; what a stop left behind after it is removed."""
-        checkpoint = last_whole_checkpoint(self.output)
-        for path in checkpoints_in(self.output):
-            if not is_whole(path):
-                shutil.rmtree(path)
+        checkpoint = checkpoint_to_resume(self.output)
         truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
         return checkpoint
 
@@ -335,12 +352,12 @@ class _Run:
             trackers.log_evaluation(stage, done, step)
         self.summaries[stage] = done
 
-    def _save_model(self, model: torch.nn.Module, folder: Path) -> None:
+    def _save_model(self, model: torch.nn.Module, folder: Path, step: int | None = None) -> None:
         """Save a policy with its adapters merged; all processes must call it."""
         save_model(model, folder, self.materials.codec.tokenizer, self.accelerator)
         if self.accelerator.is_main_process:
             self._write_card(folder)
-            mark_whole(folder)
+            mark_whole(folder, step)
         self.accelerator.wait_for_everyone()
 
     def _write_card(self, folder: Path, hub_id: str | None = None) -> None:
