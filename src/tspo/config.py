@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
+from tspo.bounded_yaml import load_yaml
 from tspo.credit import CreditConfig
 from tspo.credit_config import PRESETS
 from tspo.datasets.names import Purpose, is_name, means_a_name, question_splits
@@ -459,8 +459,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         if not equals or not key:
             raise BadInput(f"{override!r}: expected key=value, for example training.steps=50")
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # a date that there is not is a ValueError
+            value = load_yaml(text)
+        except ValueError:
             raise BadInput(f"{override!r}: the value is not YAML; quote it") from None
         _set(values, key, value)
     values.setdefault("output_dir", f"runs/{path.stem}")
@@ -537,13 +537,13 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: cannot read the configuration ({error.strerror})") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path}: the configuration is not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:
+        raise BadInput(f"{path}: not YAML ({error})") from None
     if not isinstance(values, dict):
         raise BadInput(f"{path}: expected a mapping of settings; see configs/ for examples")
     return values

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tspo.bounded_yaml import load_yaml
 from tspo.config import RunConfig
 from tspo.errors import BadInput
 from tspo.files import atomic_write
@@ -179,8 +178,8 @@ def _varied(text: str) -> list[str]:
     key, _, values = text.partition("=")
     try:
         # A list in YAML: commas within brackets and quotes are their value's own.
-        parsed = yaml.safe_load(f"[{values}]")
-    except (yaml.YAMLError, ValueError):
+        parsed = load_yaml(f"[{values}]")
+    except ValueError:
         parsed = None
     if not key or not parsed:
         raise BadInput(f"--vary {text!r}: expected KEY=V1,V2 with values in YAML, for example credit.alpha=0.3,0.5")
@@ -197,8 +196,8 @@ def _split(text: str) -> tuple[str, ...]:
 def _readable(override: str) -> str:
     key, _, text = override.partition("=")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        value = load_yaml(text)
+    except ValueError:
         value = text
     shown = value if isinstance(value, str) else json.dumps(value, default=str)
     return f"{re.sub(r'^(credit|training)[.]', '', key)}={shown}"

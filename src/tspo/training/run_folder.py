@@ -13,6 +13,7 @@ import yaml
 
 from tspo.config import RunConfig, default_of
 from tspo.errors import BadInput
+from tspo.evaluation.report.run_files import read_settings
 from tspo.files import atomic_write, only_one
 from tspo.old_settings import without_old_settings
 from tspo.training.checkpoints import check_has_state, checkpoints_in, is_whole, last_whole_checkpoint
@@ -64,7 +65,7 @@ def prepare_output(config: RunConfig, resume: bool) -> None:
     if not resume and any(trace.exists() for trace in traces):
         raise BadInput(f"{config.output_dir}: holds a run already; add --resume, or choose another output_dir")
     if path.exists():
-        before = without_old_settings(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+        before = without_old_settings(read_settings(path), path)
         if changed := changed_settings(before, settings, MAY_CHANGE | {"training.steps"}):
             raise BadInput(f"{path}: the run to resume had other settings for {', '.join(changed)}")
     elif resume:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
+from tspo.bounded_yaml import load_yaml
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import ADDED, METRICS, Estimate, SourceSummary, Summary
 from tspo.trajectory import Trajectory, read_json_lines, read_records
@@ -114,8 +113,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         with _opened(path) as stream:
-            settings = yaml.safe_load(stream)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+            settings = load_yaml(stream.read())
+    except ValueError as error:
         raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict):
         raise BadInput(f"{path}: expected a mapping of settings")
