@@ -29,10 +29,10 @@ def test_anchors_that_mean_little_are_read() -> None:
     ("text", "said"),
     [
         (BOMB, "means more than 100000 values"),
-        ("[" * 100_000, "nested too deep"),
-        ("{a: " * 50_000, "nested too deep"),
+        ("[" * 3_000, "nested too deep"),
+        ("{a: " * 3_000, "nested too deep"),
         ("a: " + "x" * 1_000_001, "longer than 1000000 characters"),
-        ("- x\n" * 200_000, "means more than 100000 values"),
+        ("- x\n" * 100_000, "means more than 100000 values"),
         ("a: [1", "expected"),
         ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("2001-13-45", "month"),

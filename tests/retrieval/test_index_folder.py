@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from tspo.errors import BadInput
+from tspo.retrieval import index_folder
 from tspo.retrieval.index_folder import Contents, read_manifest, write_index
 
 SETTINGS = {"k": 1}
@@ -212,3 +214,56 @@ def test_a_build_that_is_alive_is_left_alone(tmp_path):
     assert alive.returncode == 0
     assert read_manifest(folder, checksums=True).passages == 3
     assert names(tmp_path) == ["index"]
+
+
+def one_file(part):
+    (part / "new.bin").write_bytes(b"new")
+    return Contents(1, "1" * 64)
+
+
+def test_files_that_a_foreign_manifest_lists_are_spared(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    (folder / "manifest.json").write_text('{"files": {"thesis.tex": {"bytes": 4}}}')
+    with pytest.raises(BadInput, match="holds other files"):
+        write_index(folder, "some", {}, must_not_run)
+    assert names(folder) == ["manifest.json", "thesis.tex"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_index_is_replaced_with_or_without_the_systems_exchange(folder, monkeypatch, at_once):
+    if not at_once:
+        monkeypatch.setattr(index_folder, "_exchange", lambda *_: False)
+    write_index(folder, "other", {}, one_file)
+    assert names(folder) == ["manifest.json", "new.bin"]
+    assert names(folder.parent) == ["index"]
+
+
+def test_a_replacement_that_fails_halfway_leaves_what_there_was(folder, monkeypatch):
+    monkeypatch.setattr(index_folder, "_exchange", lambda *_: False)
+    rename, before = os.rename, names(folder)
+
+    def fails(source, target):
+        if str(source).endswith(".tspo-part") and target == folder and "-old" not in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(BadInput, match=r"not written \(Input/output error\)"):
+        write_index(folder, "other", {}, one_file)
+    assert names(folder) == before
+    assert read_manifest(folder).kind == "some"
+
+
+def test_an_index_that_a_kill_left_aside_comes_back(folder):
+    before = names(folder)
+    folder.rename(folder.with_name(".index.abc-old.tspo-part"))
+
+    def fails(part):
+        raise BadInput("the corpus is damaged")
+
+    with pytest.raises(BadInput, match="the corpus is damaged"):
+        write_index(folder, "other", {}, fails)
+    assert names(folder) == before
+    assert names(folder.parent) == ["index"]

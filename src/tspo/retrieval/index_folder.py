@@ -6,6 +6,7 @@ on its folder as long as it lives, so that the next build knows which folders we
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -27,6 +28,9 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
 _PART_SUFFIX = ".tspo-part"
+_OLD_SUFFIX = f"-old{_PART_SUFFIX}"
+_WORKING_FOLDER, _RENAME_EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
 
 Report = Callable[[str, int, int | None], None]
 """Told how far a build is: the name of the phase, how much is done, and of how much where that is known."""
@@ -196,9 +200,11 @@ def _refuse_other_files(folder: Path) -> None:
     if not folder.is_dir():
         raise BadInput(f"{folder}: is a file; name a folder for the index")
     ours: set[str] = set()
-    # a manifest that is none of ours is a file like any other
+    # a manifest that is none of ours is a file like any other, whatever it lists
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        ours = {MANIFEST, *json.loads((folder / MANIFEST).read_bytes())["files"]}
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest["format"] == FORMAT:
+            ours = {MANIFEST, *manifest["files"]}
     if foreign := {path.name for path in folder.iterdir()} - ours:
         raise BadInput(f"{folder}: holds other files ({min(foreign)}); choose another folder, or empty this one")
 
@@ -208,12 +214,27 @@ def _put_in_place(part: Path, folder: Path) -> None:
     os.umask(umask)
     os.chmod(part, 0o777 & ~umask)  # mkdtemp makes folders for the owner alone
     _refuse_other_files(folder)
-    old = part.with_name(f"{part.name.removesuffix(_PART_SUFFIX)}-old{_PART_SUFFIX}")
-    if folder.exists():
+    if not folder.exists():
+        os.rename(part, folder)
+    elif not _exchange(part, folder):
+        old = part.with_name(f"{part.name.removesuffix(_PART_SUFFIX)}{_OLD_SUFFIX}")
         os.rename(folder, old)
-    os.rename(part, folder)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            os.rename(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(part: Path, folder: Path) -> bool:
+    """Let two folders have each other's name at once, so that a kill leaves one or the other; False where it cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(rename(_WORKING_FOLDER, os.fsencode(part), _WORKING_FOLDER, os.fsencode(folder), _RENAME_EXCHANGE) == 0)
 
 
 @contextmanager
@@ -232,7 +253,10 @@ def _part_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed builds of this index left behind."""
+    """Remove what killed builds of this index left behind; an index that one had moved aside comes back."""
+    for old in folder.parent.glob(f".{_escaped(folder.name)}.*{_OLD_SUFFIX}"):
+        if not folder.exists():
+            os.rename(old, folder)
     for part in folder.parent.glob(f".{_escaped(folder.name)}.*{_PART_SUFFIX}"):
         with _locked(part, wait=False) as free:
             if free:

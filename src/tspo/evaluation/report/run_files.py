@@ -113,7 +113,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         with _opened(path) as stream:
-            settings = load_yaml(stream.read())
+            settings = load_yaml(stream.read().decode("utf-8-sig"))
     except ValueError as error:
         raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict):
