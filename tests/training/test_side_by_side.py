@@ -1,9 +1,11 @@
 """Processes that stand in for training: each writes what a run leaves, fails, or waits for a signal."""
 
+import fcntl
 import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tspo.training.checkpoints import mark_whole
-from tspo.training.side_by_side import Run, is_done, last_step, run_side_by_side, train_command
+from tspo.training.side_by_side import Run, _wait_for, is_done, last_step, run_side_by_side, train_command
 from tspo.training.signals import StopRequest, stop_on_signals
 
 FINISH = """
@@ -226,3 +228,55 @@ def test_the_step_is_that_of_the_last_whole_line(tmp_path, text, step):
     if text is not None:
         path.write_text(text)
     assert last_step(path) == step
+
+
+PARENT = """
+import io, pathlib, sys
+from rich.console import Console
+from tspo.training.side_by_side import Run, run_side_by_side
+from tspo.training.signals import StopRequest
+folder = pathlib.Path(sys.argv[1])
+run = Run("arm", folder / "config.yaml", 0, folder / "seed-0", steps=4)
+script = lambda run: [sys.executable, "-c", sys.argv[2], str(run.folder)]
+run_side_by_side([run], 1, Console(file=io.StringIO()), StopRequest(lambda: None), script)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told by Linux alone")
+def test_a_parent_that_is_killed_leaves_no_run_behind(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), WAIT])
+    wait_until((tmp_path / "seed-0" / "started").exists)
+    child = int((tmp_path / "seed-0" / "started").read_text())
+    parent.kill()
+    parent.wait()
+    wait_until((tmp_path / "seed-0" / "stopped").exists)
+    assert (tmp_path / "seed-0" / "stopped").read_text() == str(int(signal.SIGTERM))
+    wait_until(lambda: not is_running(child))
+
+
+def test_a_run_that_is_still_saving_is_waited_for(tmp_path):
+    run = runs_in(tmp_path, 1)[0]
+    run.folder.mkdir()
+    lock = run.folder / ".lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=_wait_for, args=(lock,))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def wait_until(true):
+    ends = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def is_running(process):
+    try:
+        return "\nState:\tZ" not in open(f"/proc/{process}/status").read()
+    except OSError:
+        return False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +24,9 @@ from tspo.training.checkpoints import checkpoints_in, is_whole
 from tspo.training.signals import StopRequest
 
 _POLL_SECONDS = 0.2
+_PATIENCE = 120.0
+"""Seconds that a run of before is waited for."""
+_SET_PARENT_DEATH_SIGNAL = 1
 _TAIL = 65_536  # bytes, many lines of metrics
 
 
@@ -123,6 +129,7 @@ class _Active:
 
     def start(self, run: Run) -> None:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
+        _wait_for(run.folder / ".lock")
         self.bars[run] = self.progress.add_task(run.label, total=run.steps)
         with run.log.open("ab") as log:
             # In a session of its own: Ctrl-C in the terminal reaches only this process, which then asks once.
@@ -133,6 +140,7 @@ class _Active:
                 stderr=subprocess.STDOUT,
                 env=self.environment,
                 start_new_session=True,
+                preexec_fn=_stop_with_parent(os.getpid()),
             )
 
     def ended(self) -> list[tuple[Run, int]]:
@@ -162,6 +170,31 @@ class _Active:
             process.kill()
         for process in self.processes.values():
             process.wait()
+
+
+def _stop_with_parent(parent: int) -> Callable[[], None] | None:
+    """What a child does before it runs, so that it saves and stops where its parent is killed; None but on Linux."""
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError, TypeError):
+        return None
+
+    def arrange() -> None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != parent:  # it was killed in between
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return arrange
+
+
+def _wait_for(lock: Path) -> None:
+    """Wait, for a while, until no run holds `lock`: one whose parent was killed is saving what it has."""
+    ends = time.monotonic() + _PATIENCE
+    while lock.exists() and time.monotonic() < ends:
+        with lock.open("a") as stream, suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def last_step(metrics: Path) -> int:
