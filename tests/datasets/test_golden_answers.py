@@ -45,6 +45,6 @@ def test_lists_in_text_are_told_once_a_file(caplog: pytest.LogCaptureFixture) ->
     module._say.cache_clear()
     with caplog.at_level(logging.WARNING):
         for line in range(3):
-            golden_answers(['["a", "b"]'], f"one.jsonl:{line}")
-        golden_answers(['["a", "b"]'], "two.jsonl:1")
+            golden_answers(['["a", "b"]'], f"one.jsonl, line {line}")
+        golden_answers(['["a", "b"]'], "two.jsonl, line 1")
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["one.jsonl", "two.jsonl"]

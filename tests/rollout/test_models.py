@@ -88,10 +88,13 @@ def test_a_folder_that_is_not_there_is_not_looked_up_on_the_hub(load, name):
 
 def test_a_folder_of_runs_is_no_organisation_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert resolve_model("runs/nope") == "runs/nope"
-    (tmp_path / "runs" / "run").mkdir(parents=True)
-    (tmp_path / "runs" / "run" / "config.yaml").write_text("")
-    assert error_of(load_model, "runs/nope").endswith("there is no such folder")
+    assert resolve_model("mine/nope") == "mine/nope"
+    (tmp_path / "mine" / "run").mkdir(parents=True)
+    (tmp_path / "mine" / "run" / "config.yaml").write_text("")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "config.yaml").write_text("")
+    for name in ("runs/nope", "mine/nope", "one/nope"):
+        assert error_of(load_model, name).endswith("there is no such folder")
     assert resolve_model("org/name") == "org/name"
 
 

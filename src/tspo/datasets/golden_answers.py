@@ -30,7 +30,7 @@ def golden_answers(value: Any, where: str) -> tuple[str, ...]:
     for text in check_golden_answers(value, where):
         listed = _listed(text)
         if listed != [text]:
-            _say(where.rpartition(":")[0] or where)
+            _say(where.partition(", line ")[0])
         answers += listed
     if not all(answer.strip() for answer in answers):
         raise BadInput(f"{where}: field 'golden_answers': a blank answer can never be right; leave it out")

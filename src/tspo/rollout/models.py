@@ -79,7 +79,9 @@ def resolve_model(name: str) -> str:
 def _is_beside_runs(name: str) -> bool:
     """Whether `name` is in a folder of runs, and no ORG/NAME of the hub, which would be asked for a minute."""
     first, slash, _ = name.partition("/")
-    return bool(slash) and Path(first).is_dir() and any(Path(first).glob("*/config.yaml"))
+    folder = Path(first)
+    holds_runs = (folder / "config.yaml").is_file() or any(folder.glob("*/config.yaml"))
+    return bool(slash) and (first == "runs" or holds_runs)
 
 
 def _find_gguf(name: str) -> Path:
