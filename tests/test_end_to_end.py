@@ -299,7 +299,7 @@ def edit(name: str, text: str | None) -> Callable[[Path], list[str]]:
         (edit("train.jsonl", '{"question": "who?"}\n'), "golden_answers"),
         (edit("corpus.jsonl", ""), "corpus.jsonl"),
         (lambda folder: ["model=./nowhere"], "nowhere"),
-        (lambda folder: ["training.stepz=3"], "did you mean 'steps'"),
+        (lambda folder: ["training.stepz=3"], "did you mean 'training.steps'"),
         (lambda folder: ["credit.alpha=2"], "alpha"),
         (lambda folder: ["training.trl={num_iterations: 2}"], "training.epochs"),
         (lambda folder: ["training.groups_per_step=7"], "only 6 to train on"),

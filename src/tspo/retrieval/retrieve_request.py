@@ -81,7 +81,12 @@ class RequestReader:
 
     def schema(self) -> dict[str, Any]:
         """The body as OpenAPI describes it."""
-        return {"required": True, "content": {"application/json": {"schema": self._body.model_json_schema()}}}
+        one_of = [
+            {"required": [name], "properties": {name: {"not": {"type": "null"}}, other: {"type": "null"}}}
+            for name, other in (("queries", "query"), ("query", "queries"))
+        ]
+        schema = self._body.model_json_schema() | {"oneOf": one_of}
+        return {"required": True, "content": {"application/json": {"schema": schema}}}
 
     async def read(self, request: Request) -> RetrieveRequest:
         """The request, checked; raises HTTPException 400, 408, 413, 415 or 422."""
