@@ -51,7 +51,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         with only_one(lock, taken=taken, where="choose another output_dir"):
             yield
     except BadInput:
-        if is_new and [*folder.iterdir()] == [lock]:  # a run that was refused leaves nothing
+        if is_new and folder.is_dir() and [*folder.iterdir()] == [lock]:  # a run that was refused leaves nothing
             lock.unlink()
             folder.rmdir()
         raise
