@@ -17,7 +17,7 @@ import yaml
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from tspo.training.checkpoints import is_whole, last_whole_checkpoint
+from tspo.training.checkpoints import begin, is_whole, last_whole_checkpoint
 from tspo.training.metrics_log import TIMINGS
 
 pytestmark = pytest.mark.slow
@@ -172,7 +172,7 @@ def test_a_whole_run_then_stopped_and_killed_runs_that_go_on(config: Path, tmp_p
     assert stop_after_step(tmp_path, killed, 3, signal.SIGKILL, *arguments) == -signal.SIGKILL
     # What a kill in the middle of a save leaves: a folder with the weights and no mark.
     half = killed / "checkpoint-5"
-    half.mkdir()
+    begin(half)
     (half / "model.safetensors").write_bytes(b"half")
     checkpoint = last_whole_checkpoint(killed)
     assert checkpoint is not None
