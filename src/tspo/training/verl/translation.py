@@ -289,7 +289,7 @@ def _trainer(config: RunConfig, *, resume: bool) -> dict[str, Any]:
     mode = CPU if config.device == "cpu" else MODE_PREFIX + verl.mode
     keys: dict[str, Any] = {
         "algorithm.adv_estimator": estimator_name(credit.algorithm),
-        f"algorithm.{SETTINGS}": credit.model_dump(mode="json"),
+        f"algorithm.{SETTINGS}": credit.model_dump(mode="json", exclude={"preset"}),
         "algorithm.use_kl_in_reward": False,
         "reward.reward_manager.name": REWARD_MANAGER,
         "reward.num_workers": verl.agent_workers,
