@@ -79,7 +79,7 @@ def tiny(kind, fields, vocab_size):
         config = AutoConfig.for_model(kind, **shape)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(config).float().eval()
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
         for name, parameter in model.named_parameters():  # so that attention matters, and sinks are there
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
     return model

@@ -55,7 +55,11 @@ def end_token_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def load_model(name: str) -> PreTrainedModel:
     """The policy in float32; raises BadInput where there is none."""
     try:
-        return AutoModelForCausalLM.from_pretrained(resolve_model(name), dtype=torch.float32, trust_remote_code=False)
+        place = resolve_model(name)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            model.set_attn_implementation("eager")  # sdpa leaves the cap out in some versions of transformers
+        return model
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise _not_loaded(name, "could not be loaded", error, "save the model again") from None
 
@@ -121,6 +125,7 @@ def _converted(file: Path) -> Path:
     try:
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        _take_special_tokens(tokenizer, file)
         # Newer transformers take a model read from GGUF for a quantized one, which cannot be saved as it is.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
@@ -139,6 +144,18 @@ def _converted(file: Path) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _take_special_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Give a tokenizer the special tokens that its GGUF names: some versions of transformers take others."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(file))
+    for name in ("bos", "eos"):
+        field = reader.get_field(f"tokenizer.ggml.{name}_token_id")
+        if field is not None:
+            token = tokenizer.convert_ids_to_tokens(int(field.parts[field.data[0]][0]))
+            setattr(tokenizer, f"{name}_token", token)
 
 
 def _not_loaded(name: str, what: str, error: BaseException, if_local: str) -> BadInput:

@@ -81,11 +81,11 @@ def _windows(model: PreTrainedModel) -> list[int | None]:
 
 
 def _set_plain_attention(model: PreTrainedModel) -> None:
-    """Attention as transformers computes it, for comparison."""
+    """Attention as a model's own code has it, for comparison: sdpa leaves caps out in some versions."""
     try:
-        model.set_attn_implementation("sdpa")
-    except (ValueError, ImportError):
         model.set_attn_implementation("eager")
+    except (ValueError, ImportError):
+        model.set_attn_implementation("sdpa")
 
 
 def _trial(model: PreTrainedModel) -> list[torch.Tensor]:
