@@ -139,7 +139,7 @@ def check_step(metrics: dict[str, Any], trajectories: Path) -> None:
         for _ in turn.token_ids or ()
     ]
     exact_match = sum(credit.outcome for credit in credits) / len(credits)
-    assert metrics["critic/score/mean"] == metrics["reward"] == pytest.approx(exact_match)
+    assert metrics["critic/score/mean"] == metrics["exact_match"] == pytest.approx(exact_match)
     own = rollout_metrics(read, credits, CreditConfig(credit="through_first_turn"), metrics["rollout_seconds"])
     del own["trained_tokens"]  # what update_tokens_per_second is of
     assert {name: metrics[name] for name in own} == pytest.approx(own, abs=1e-6)
