@@ -89,6 +89,8 @@ class Summary:
         """The scores of all questions with their 95 % intervals, a line each."""
         lines = [f"{self.overall.questions} questions, {self.overall.trajectories} trajectories"]
         for name, one in self.overall.metrics.items():
+            if name == "hotpot_f1" and one == self.overall.metrics.get("f1"):
+                continue
             lines.append(f"{name:<18} {one.mean:6.3f} [{one.low:.3f}, {one.high:.3f}]")
         return "\n".join(lines)
 
