@@ -636,12 +636,10 @@ def _nearest(place: str, valid: Sequence[str]) -> str | None:
         return _ELSEWHERE[name]
     if near := difflib.get_close_matches(name, valid, n=1):
         return ".".join([*sections, near[0]])
-    keys = _all_keys(RunConfig, "")
-    by_name: dict[str, str] = {}
-    for key in keys:  # those of the training first, where several sections have the name
-        by_name.setdefault(key.rpartition(".")[2], key) if not key.startswith("training.") else by_name.update(
-            {key.rpartition(".")[2]: key}
-        )
+    # where several sections have the name, the training's is taken, else the first
+    keys = _all_keys(RunConfig, "")[::-1]
+    keys.sort(key=lambda key: key.startswith("training."))
+    by_name = {key.rpartition(".")[2]: key for key in keys}
     near = difflib.get_close_matches(name, by_name, n=1, cutoff=0.75)
     return by_name[near[0]] if near else None
 

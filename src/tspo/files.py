@@ -82,12 +82,15 @@ def _mode_of(path: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Have what was written to `path` on the disk; a file that there is not needs nothing."""
+    """Have what was written to `path`, a file or a folder, on the disk."""
     try:
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-    except FileNotFoundError:
-        pass
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def why_not_written(error: OSError) -> str:

@@ -32,8 +32,9 @@ ANSWER_CUE = "<think> Now there is enough information to answer. </think>\n<answ
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _PASSAGE = re.compile(r"^Doc \d+\(Title: (?:\"[^\n]*?\"|[^\n]*?)\) ", re.MULTILINE)
-_TAG_LIKE = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(TAGS)})\b)", re.IGNORECASE)
-_TAG_NAME = re.compile(rf"<\s*/?\s*(?:{'|'.join(TAGS)})\b", re.IGNORECASE)
+_NAME = rf"\s*/?\s*(?:{'|'.join(TAGS)})\b"
+_TAG_LIKE = re.compile(rf"<(?={_NAME})", re.IGNORECASE)
+_TAG_NAME = re.compile(f"<{_NAME}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

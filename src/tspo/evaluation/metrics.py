@@ -72,6 +72,11 @@ class SourceSummary:
     pass_at: dict[int, Estimate] = field(default_factory=dict)
     """By k, up to the least number of trajectories that a question has; empty where that is 1."""
 
+    @property
+    def differs_by_hotpotqa(self) -> bool:
+        """Whether F1 is another number by HotpotQA's script than by SQuAD's."""
+        return self.metrics.get("hotpot_f1") != self.metrics.get("f1")
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -89,9 +94,8 @@ class Summary:
         """The scores of all questions with their 95 % intervals, a line each."""
         lines = [f"{self.overall.questions} questions, {self.overall.trajectories} trajectories"]
         for name, one in self.overall.metrics.items():
-            if name == "hotpot_f1" and one == self.overall.metrics.get("f1"):
-                continue
-            lines.append(f"{name:<18} {one.mean:6.3f} [{one.low:.3f}, {one.high:.3f}]")
+            if name != "hotpot_f1" or self.overall.differs_by_hotpotqa:
+                lines.append(f"{name:<18} {one.mean:6.3f} [{one.low:.3f}, {one.high:.3f}]")
         return "\n".join(lines)
 
 

@@ -56,7 +56,7 @@ def _format(columns: Mapping[str, SourceSummary]) -> str:
         ["trajectories", *(str(source.trajectories) for source in sources)],
     ]
     for metric, (name, digits) in _METRIC_ROWS.items():
-        if metric == "hotpot_f1" and all(one.metrics.get(metric) == one.metrics.get("f1") for one in sources):
+        if metric == "hotpot_f1" and not any(one.differs_by_hotpotqa for one in sources):
             continue
         if any(metric in source.metrics for source in sources):
             known = (source.metrics.get(metric) for source in sources)

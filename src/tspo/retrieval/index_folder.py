@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo.errors import BadInput
-from tspo.files import why_not_written
+from tspo.files import sync, why_not_written
 
 FORMAT = "tspo-index"
 FORMAT_VERSION = 1
@@ -101,7 +101,7 @@ def write_index(
             text = json.dumps({**head, **asdict(manifest)}, indent=2) + "\n"
             (part / MANIFEST).write_text(text, encoding="utf-8")
             for path in (*part.iterdir(), part):
-                _sync(path)
+                sync(path)
             _put_in_place(part, folder)
     except OSError as error:
         raise BadInput(f"{folder}: index not written {why_not_written(error)}") from None
@@ -182,17 +182,6 @@ def _version(library: str) -> str:
         return "unknown"
 
 
-def _sync(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _refuse_other_files(folder: Path) -> None:
     """Raise BadInput where `folder` is a file, or holds what is not in the manifest of an index there."""
     if not folder.exists():
@@ -225,7 +214,7 @@ def _put_in_place(part: Path, folder: Path) -> None:
             os.rename(old, folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _exchange(part: Path, folder: Path) -> bool:

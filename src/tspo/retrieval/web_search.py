@@ -97,9 +97,7 @@ class SerperRetriever(_WebSearch):
 def _pages(reply: bytes, field: str, beside: str | None = None) -> list[dict[str, Any]]:
     """The reply's list `field`; none where `beside` is there and it is not: Serper leaves it out where nothing is."""
     content = read_json(reply)
-    pages = content.get(field) if isinstance(content, dict) else None
-    if isinstance(content, dict) and field not in content and beside is not None and beside in content:
-        pages = []
+    pages = content.get(field, [] if beside in content else None) if isinstance(content, dict) else None
     if not isinstance(pages, list) or not all(isinstance(page, dict) for page in pages):
         raise Malformed(f"a reply without a list of {field}")
     return pages

@@ -47,10 +47,14 @@ def truncate_metrics(path: Path, last_step: int) -> None:
     whole = path.read_bytes().splitlines(keepends=True)
     if whole and not whole[-1].endswith(b"\n"):
         whole.pop()
-    read = [line for _, line in read_json_lines(whole, str(path))]
-    steps = [line.get("step") if isinstance(line, dict) else None for line in read]
-    lines = [line for line, step in zip(read, steps, strict=True) if type(step) is not int or step <= last_step]
-    if [line.get("step") if isinstance(line, dict) else None for line in lines] != list(range(1, last_step + 1)):
+    lines = []
+    steps = []
+    for _, line in read_json_lines(whole, str(path)):
+        step = line.get("step") if isinstance(line, dict) else None
+        if type(step) is not int or step <= last_step:
+            lines.append(line)
+            steps.append(step)
+    if steps != list(range(1, last_step + 1)):
         raise BadInput(
             f"{path}: is damaged: it holds {len(lines)} lines of the {last_step} steps before the checkpoint; mend it, "
             "or move it away to go on without them"

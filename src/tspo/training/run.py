@@ -238,7 +238,7 @@ class _Run:
         config, materials, training = self.config, self.materials, self.config.training
         if of_main(self._is_trained(folder) if self.accelerator.is_main_process else None):
             return folder
-        checkpoint = of_main(self._last_checkpoint() if self.accelerator.is_main_process else None)
+        checkpoint = of_main(self._last_checkpoint(folder) if self.accelerator.is_main_process else None)
         set_seed(config.seed)
         policy: Any = load_model(start)
         check_disk(policy, config)
@@ -318,25 +318,24 @@ class _Run:
         return folder
 
     def _is_trained(self, folder: Path) -> bool:
-        """Whether the model is there, trained for as many steps as are wanted; one that is to go on gives way."""
+        """Whether the model is there, trained for as many steps as are wanted; older ones do not say for how many."""
         if not is_whole(folder):
             return False
-        steps, wanted = step_of_mark(folder), self.config.training.steps
-        if steps is None or steps >= wanted:
-            return True
-        if checkpoint_to_resume(self.output) is None:
-            raise BadInput(
-                f"{folder}: is trained for {steps} steps of {wanted}, and no checkpoint is left to go on from; train "
-                f"from its weights with model={folder} and another output_dir"
-            )
-        forget_evaluation(self.output / "evaluation" / "after-training")
-        (folder / MARK).unlink()
-        return False
+        steps = step_of_mark(folder)
+        return steps is None or steps >= self.config.training.steps
 
-    def _last_checkpoint(self) -> Path | None:
-        """Where to go on from; what a stop left behind after it is removed."""
-        checkpoint = checkpoint_to_resume(self.output)
+    def _last_checkpoint(self, folder: Path) -> Path | None:
+        """Where to go on from; what a stop left behind after it is removed, and a model of fewer steps gives way."""
+        checkpoint, goes_on = checkpoint_to_resume(self.output), is_whole(folder)
+        if goes_on and checkpoint is None:
+            raise BadInput(
+                f"{folder}: is trained for {step_of_mark(folder)} steps of {self.config.training.steps}, and no "
+                f"checkpoint is left to go on from; train from its weights with model={folder} and another output_dir"
+            )
         truncate_metrics(self.output / "metrics.jsonl", (step_of(checkpoint) or 0) if checkpoint else 0)
+        if goes_on:
+            forget_evaluation(self.output / "evaluation" / "after-training")
+            (folder / MARK).unlink()
         return checkpoint
 
     def _evaluate(self, stage: str, model: str, trackers: Trackers, step: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tspo.credit import CreditConfig
 from tspo.errors import BadInput
-from tspo.evaluation.report.run_files import STAGES, read_metrics, read_settings
+from tspo.evaluation.report.run_files import STAGES, credit_of, read_metrics, read_settings
 from tspo.training.token_details import log_ratio_file
 
 BEFORE_TRAINING = {"before": -2, "after-warm-up": -1}
@@ -72,11 +72,7 @@ class Source:
 
     def credit(self) -> CreditConfig:
         """The run's credit settings, defaults where it does not tell them."""
-        options = self.settings().get("credit") or {}
-        try:
-            return CreditConfig(**{name: value for name, value in options.items() if name != "preset"})
-        except (BadInput, TypeError, AttributeError) as error:
-            raise BadInput(f"{self.path / 'config.yaml'}: credit: {error}") from None
+        return credit_of(self.settings(), self.path / "config.yaml")
 
 
 def open_source(path: Path) -> Source:

@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup
 
 from tspo.credit import CreditConfig
-from tspo.errors import BadInput
 from tspo.evaluation.report import headline
 from tspo.evaluation.report.choose import (
     Chosen,
@@ -25,7 +24,7 @@ from tspo.evaluation.report.choose import (
 )
 from tspo.evaluation.report.curves import curves, smoothing
 from tspo.evaluation.report.next_steps import next_steps
-from tspo.evaluation.report.run_files import STAGES, RunFiles, read_run, read_trajectories
+from tspo.evaluation.report.run_files import STAGES, RunFiles, credit_of, read_run, read_trajectories
 from tspo.evaluation.report.settings import settings_text
 from tspo.evaluation.report.text import clean, cut
 from tspo.evaluation.report.views import group_view, question_view
@@ -51,7 +50,7 @@ def write_report(run: Path) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page as HTML, of about 3 MB at most."""
-    config = _credit_config(run)
+    config = credit_of(run.settings, run.folder / "config.yaml")
     template = _template()
     whole = _whole_run(run, config)
     groups = choose_groups(run.steps, read_trajectories, config)
@@ -103,15 +102,6 @@ def _samples(run: RunFiles, groups: Sequence[Chosen], config: CreditConfig, limi
         "counts": [[counts[before, after] for after in State] for before in State],
         "settings": cut(settings_text(run.settings), 4 * limit),
     }
-
-
-def _credit_config(run: RunFiles) -> CreditConfig:
-    """The run's credit settings, defaults where it does not tell them."""
-    options = headline.setting(run.settings, "credit") or {}
-    try:
-        return CreditConfig(**{name: value for name, value in options.items() if name != "preset"})
-    except (BadInput, TypeError, AttributeError) as error:
-        raise BadInput(f"{run.folder / 'config.yaml'}: credit: {error}") from None
 
 
 def _template() -> jinja2.Template:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tspo.bounded_yaml import load_yaml
+from tspo.credit import CreditConfig
 from tspo.errors import BadInput
 from tspo.evaluation.metrics import ADDED, METRICS, Estimate, SourceSummary, Summary
 from tspo.trajectory import Trajectory, read_json_lines, read_records
@@ -119,6 +120,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise BadInput(f"{path}: expected a mapping of settings")
     return settings
+
+
+def credit_of(settings: dict[str, Any], path: Path) -> CreditConfig:
+    """The credit in a run's settings, which are from `path`, defaults where they do not tell; raises BadInput."""
+    try:
+        # what a preset stands for is written beside it
+        options = {name: value for name, value in (settings.get("credit") or {}).items() if name != "preset"}
+        return CreditConfig(**options)
+    except (BadInput, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: credit: {error}") from None
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
